@@ -1,0 +1,1 @@
+"""Generalized linear mixed models in JAX."""

@@ -1,0 +1,69 @@
+"""Everything that can go wrong, in one place: exceptions, warnings and convergence codes.
+
+A message is one sentence that says what was found, what was expected and what to try next.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class MixedlmError(Exception):
+    """Root of every exception this package raises on purpose."""
+
+
+class FormulaError(MixedlmError, ValueError):
+    """A formula that cannot be read, or that asks for what formulas may not do."""
+
+
+class DataError(MixedlmError, ValueError):
+    """Data that the formula or the family cannot be fitted to."""
+
+
+class ArgumentError(MixedlmError, ValueError):
+    """An argument outside the values it may take."""
+
+
+class FitError(MixedlmError, RuntimeError):
+    """No optimiser reached a finite log-likelihood."""
+
+
+class MixedlmWarning(UserWarning):
+    """Root of every warning this package issues."""
+
+
+class ConvergenceWarning(MixedlmWarning):
+    """The fit stands, but its verdict is not clean; `checkConv(model)` says why."""
+
+
+class DataWarning(MixedlmWarning):
+    """The data were usable only after a change that is named in the message."""
+
+
+class Code(IntEnum):
+    """How an optimisation ended. Values fit an int8; negative means "not an optimum"."""
+
+    CONVERGED = 0
+    SINGULAR = 1
+    SEPARATED = -1
+    NOT_AT_OPTIMUM = -2
+    INDEFINITE = -3
+    ILL_CONDITIONED = -4
+    EVALUATION_LIMIT = -5
+    NOT_FINITE = -6
+
+    @property
+    def message(self) -> str:
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Code.CONVERGED: "converged",
+    Code.SINGULAR: "converged on the boundary: a random effect has no variance of its own",
+    Code.SEPARATED: "separated data: a fixed effect grows without bound",
+    Code.NOT_AT_OPTIMUM: "stopped before the optimum",
+    Code.INDEFINITE: "the Hessian is not positive definite: a saddle or a flat direction",
+    Code.ILL_CONDITIONED: "the Hessian is nearly singular: some parameters cannot be told apart",
+    Code.EVALUATION_LIMIT: "the limit on evaluations was reached",
+    Code.NOT_FINITE: "the log-likelihood or its derivatives are not finite",
+}

@@ -1,0 +1,33 @@
+"""Response families: `Binomial`, `Poisson`, `Gaussian`, and the table that names them."""
+
+from __future__ import annotations
+
+from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.families.base import Family
+from mixedlm_jax.families.binomial import Binomial
+from mixedlm_jax.families.gaussian import Gaussian
+from mixedlm_jax.families.poisson import Poisson
+
+FAMILIES: dict[str, type[Family]] = {
+    family.name: family for family in (Binomial, Poisson, Gaussian)
+}
+
+
+def resolve(family: Family | type[Family] | str) -> Family:
+    """The family meant by an instance, a class or a name.
+
+    Raises `ArgumentError` for anything else.
+    """
+    if isinstance(family, Family):
+        return family
+    if isinstance(family, type) and issubclass(family, Family):
+        return family()  # type: ignore[call-arg]
+    if isinstance(family, str) and family.lower() in FAMILIES:
+        return FAMILIES[family.lower()]()  # type: ignore[call-arg]
+    raise ArgumentError(
+        f"{family!r} is not a family; give an instance such as families.Binomial(), "
+        f"or one of the names {', '.join(FAMILIES)}"
+    )
+
+
+__all__ = ["FAMILIES", "Binomial", "Family", "Gaussian", "Poisson", "resolve"]

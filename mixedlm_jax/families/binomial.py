@@ -1,0 +1,97 @@
+"""Binomial responses: y successes out of `trials`, mean mu = E(y) / trials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import gammaln, xlogy
+
+from mixedlm_jax.families.base import Family, require
+from mixedlm_jax.links import Link
+
+
+@dataclass(frozen=True)
+class Binomial(Family):
+    """Binomial family: log f = log C(m, y) + y log mu + (m - y) log(1 - mu), V(mu) = mu (1 - mu).
+
+    Links: logit (default), probit, cloglog, cauchit, log.
+    """
+
+    link: Link | str = "logit"  # type: ignore[assignment]
+
+    name = "binomial"
+    links = ("logit", "probit", "cloglog", "cauchit", "log")
+    log_concave_links = ("logit", "probit", "cloglog", "log")
+    takes_trials = True
+
+    def log_density(self, y, eta, phi, trials, precision):
+        return self.link.bernoulli(y, trials, eta)
+
+    def log_base_measure(self, y, trials):
+        return gammaln(trials + 1.0) - gammaln(y + 1.0) - gammaln(trials - y + 1.0)
+
+    def in_domain(self, eta):
+        return eta < 0.0 if self.link.name == "log" else self.link.in_domain(eta)
+
+    def expected_information(self, eta, phi, trials, precision):
+        # (dmu/deta)^2 / (mu (1 - mu)) as a product of two logarithmic derivatives: no 0/0 in the tails
+        one = jnp.ones_like(eta)
+        dlog_mu = jax.jvp(self.link.log_inverse, (eta,), (one,))[1]
+        dlog_rest = jax.jvp(self.link.log_complement, (eta,), (one,))[1]
+        return -trials * dlog_mu * dlog_rest
+
+    def variance(self, mu):
+        return mu * (1.0 - mu)
+
+    def unit_deviance(self, y, mu, trials):
+        fitted = trials * mu
+        failures = trials - y
+        # xlogy twice, not the logarithm of a quotient: 0 successes out of 0 expected is no deviance
+        successes_part = xlogy(y, y) - xlogy(y, fitted)
+        failures_part = xlogy(failures, failures) - xlogy(failures, trials - fitted)
+        return np.maximum(2.0 * (successes_part + failures_part), 0.0)
+
+    def check_response(self, y, trials):
+        require(
+            trials >= 0,
+            trials,
+            self.name,
+            "numbers of trials that are not negative",
+            "check the denominator",
+        )
+        require(
+            y >= 0,
+            y,
+            self.name,
+            "numbers of successes from 0 to the number of trials",
+            "check the response",
+        )
+        require(
+            y <= trials,
+            y,
+            self.name,
+            "no more successes than trials",
+            "write `successes / trials ~ ...`, or code a two-valued response as 0 and 1",
+        )
+        whole = np.abs(y - np.round(y)) <= 1e-6 * np.maximum(y, 1.0)
+        whole &= np.abs(trials - np.round(trials)) <= 1e-6 * np.maximum(trials, 1.0)
+        require(
+            whole,
+            y,
+            self.name,
+            "whole numbers of successes and trials",
+            "give a proportion's number of trials as `weights=`, or write `successes / trials`",
+        )
+
+    def bounds(self, trials):
+        return 0.0, trials
+
+    def one_row_per_level(self, trials):
+        return "refuse" if np.all(trials <= 1.0) else "ok"
+
+    def start_mean(self, y, trials):
+        mean = (y + 0.5) / (trials + 1.0)
+        return np.minimum(mean, 0.9) if self.link.name == "log" else mean

@@ -1,0 +1,60 @@
+"""Poisson counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import gammaln, xlogy
+
+from mixedlm_jax.families.base import Family, require
+from mixedlm_jax.links import Link
+
+
+@dataclass(frozen=True)
+class Poisson(Family):
+    """Poisson family: log f = y log mu - mu - log y!, V(mu) = mu. Links: log (default), sqrt, identity."""
+
+    link: Link | str = "log"  # type: ignore[assignment]
+
+    name = "poisson"
+    links = ("log", "sqrt", "identity")
+    log_concave_links = ("log", "sqrt", "identity")
+
+    def log_density(self, y, eta, phi, trials, precision):
+        return y * self.link.log_inverse(eta) - self.link.inverse(eta)
+
+    def log_base_measure(self, y, trials):
+        return -gammaln(y + 1.0)
+
+    def in_domain(self, eta):
+        return eta > 0.0 if self.link.name == "identity" else self.link.in_domain(eta)
+
+    def expected_information(self, eta, phi, trials, precision):
+        return self.link.derivative(eta) ** 2 / self.link.inverse(eta)
+
+    def variance(self, mu):
+        return mu
+
+    def unit_deviance(self, y, mu, trials):
+        return np.maximum(2.0 * (xlogy(y, y) - xlogy(y, mu) - (y - mu)), 0.0)
+
+    def check_response(self, y, trials):
+        require(y >= 0, y, self.name, "counts that are not negative", "check the response")
+        whole = np.abs(y - np.round(y)) <= 1e-6 * np.maximum(y, 1.0)
+        require(
+            whole,
+            y,
+            self.name,
+            "whole counts",
+            "model a rate as a count with `offset=` the log of the exposure",
+        )
+
+    def bounds(self, trials):
+        return 0.0, np.inf
+
+    def one_row_per_level(self, trials):
+        return "ok"
+
+    def start_mean(self, y, trials):
+        return y + 0.1

@@ -1,0 +1,212 @@
+"""Links between the linear predictor eta and the mean mu, elementwise and in JAX.
+
+A link gives mu = inverse(eta), eta = link(mu), and log mu and log(1 - mu) as functions of eta in a
+form that keeps its digits in both tails; every derivative comes from autodiff. Where only part of
+the eta axis maps to a valid mean, `in_domain` says which part and `interior` names a point in it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from mixedlm_jax.errors import ArgumentError
+
+_HUGE_LOG = 600.0  # exp of it squares without overflow in float64
+
+
+@jax.custom_jvp
+def softplus(x: jax.Array) -> jax.Array:
+    """log(1 + exp(x)), with the logistic function as its derivative."""
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return softplus(x), jax.nn.sigmoid(x) * dx
+
+
+class Link:
+    """Base of all links. Instances of one class are equal, so they can be static in `jax.jit`."""
+
+    name: ClassVar[str]
+    interior: ClassVar[float] = 0.0
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        return f"<link {self.name}>"
+
+    def link(self, mu: ArrayLike) -> jax.Array:
+        """eta for a mean mu."""
+        raise NotImplementedError
+
+    def inverse(self, eta: jax.Array) -> jax.Array:
+        """The mean mu at a linear predictor eta."""
+        raise NotImplementedError
+
+    def log_inverse(self, eta: jax.Array) -> jax.Array:
+        """log mu."""
+        return jnp.log(self.inverse(eta))
+
+    def log_complement(self, eta: jax.Array) -> jax.Array:
+        """log(1 - mu), for means that are probabilities."""
+        return jnp.log1p(-self.inverse(eta))
+
+    def in_domain(self, eta: jax.Array) -> jax.Array:
+        """Where eta maps to a valid mean (bool, the shape of eta)."""
+        return jnp.isfinite(eta)
+
+    def derivative(self, eta: jax.Array) -> jax.Array:
+        """d mu / d eta."""
+        return jax.jvp(self.inverse, (eta,), (jnp.ones_like(eta),))[1]
+
+    def bernoulli(self, y: jax.Array, trials: jax.Array, eta: jax.Array) -> jax.Array:
+        """y log mu + (trials - y) log(1 - mu)."""
+        return y * self.log_inverse(eta) + (trials - y) * self.log_complement(eta)
+
+
+class Identity(Link):
+    name = "identity"
+    interior = 1.0
+
+    def link(self, mu):
+        return jnp.asarray(mu)
+
+    def inverse(self, eta):
+        return eta
+
+
+class Log(Link):
+    name = "log"
+    interior = -1.0
+
+    def link(self, mu):
+        return jnp.log(mu)
+
+    def inverse(self, eta):
+        return jnp.exp(eta)
+
+    def log_inverse(self, eta):
+        return eta
+
+    def log_complement(self, eta):
+        return jnp.log(-jnp.expm1(eta))
+
+
+class Sqrt(Link):
+    name = "sqrt"
+    interior = 1.0
+
+    def link(self, mu):
+        return jnp.sqrt(mu)
+
+    def inverse(self, eta):
+        return eta * eta
+
+    def log_inverse(self, eta):
+        return 2.0 * jnp.log(eta)
+
+    def in_domain(self, eta):
+        return eta > 0.0
+
+
+class Logit(Link):
+    name = "logit"
+
+    def link(self, mu):
+        return jnp.log(mu) - jnp.log1p(-jnp.asarray(mu))
+
+    def inverse(self, eta):
+        return jax.nn.sigmoid(eta)
+
+    def log_inverse(self, eta):
+        return -softplus(-eta)
+
+    def log_complement(self, eta):
+        return -softplus(eta)
+
+    def bernoulli(self, y, trials, eta):
+        # y log mu + (m - y) log(1 - mu) = y eta - m log(1 + exp(eta)): one exp and one log a row
+        return y * eta - trials * softplus(eta)
+
+
+class Probit(Link):
+    name = "probit"
+
+    def link(self, mu):
+        return jax.scipy.special.ndtri(jnp.asarray(mu))
+
+    def inverse(self, eta):
+        return jax.scipy.special.ndtr(eta)
+
+    def log_inverse(self, eta):
+        return jax.scipy.special.log_ndtr(eta)
+
+    def log_complement(self, eta):
+        return jax.scipy.special.log_ndtr(-eta)
+
+
+class Cloglog(Link):
+    name = "cloglog"
+
+    def link(self, mu):
+        return jnp.log(-jnp.log1p(-jnp.asarray(mu)))
+
+    def inverse(self, eta):
+        return -jnp.expm1(-self._rate(eta))
+
+    def log_inverse(self, eta):
+        # below -30, 1 - exp(-t) = t (1 - t/2) to the last digit and t itself underflows further out
+        low = eta < -30.0
+        rate = self._rate(jnp.where(low, 0.0, eta))
+        return jnp.where(low, eta - 0.5 * self._rate(eta), jnp.log(-jnp.expm1(-rate)))
+
+    def log_complement(self, eta):
+        return -self._rate(eta)
+
+    @staticmethod
+    def _rate(eta):
+        # beyond the cap log(1 - mu) is below -1e260 already; without it 0 * inf gives nan
+        return jnp.exp(jnp.minimum(eta, _HUGE_LOG))
+
+
+class Cauchit(Link):
+    name = "cauchit"
+
+    def link(self, mu):
+        return jnp.tan(jnp.pi * (jnp.asarray(mu) - 0.5))
+
+    def inverse(self, eta):
+        # 1/2 + arctan(eta)/pi, written so that small probabilities keep their digits
+        return jnp.arctan2(jnp.ones_like(eta), -eta) / jnp.pi
+
+    def log_complement(self, eta):
+        return jnp.log(self.inverse(-eta))
+
+
+LINKS: dict[str, type[Link]] = {
+    link.name: link for link in (Identity, Log, Sqrt, Logit, Probit, Cloglog, Cauchit)
+}
+
+
+def resolve_link(link: str | Link, allowed: tuple[str, ...], family: str) -> Link:
+    """The link a family was asked for, by name or as an instance.
+
+    Raises `ArgumentError` when the family does not have it.
+    """
+    if isinstance(link, Link):
+        link = link.name
+    if link not in allowed:
+        raise ArgumentError(
+            f"the {family} family has no link {link!r}; choose one of {', '.join(allowed)}"
+        )
+    return LINKS[link]()

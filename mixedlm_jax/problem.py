@@ -1,0 +1,221 @@
+"""The arrays of one model and the quantities of its rows: what every objective is a function of.
+
+    eta = X beta + Z Lambda(theta) u + offset,   u ~ N(0, I)
+
+A `Problem` is a pytree (arrays are leaves; family, terms and flags are static), `Params` the point
+at which it is evaluated. Rows of Z Lambda are written z_i, held per grouping factor as (k, n).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixedlm_jax.covariance import STRUCTURES
+from mixedlm_jax.design import Design, Term
+from mixedlm_jax.elimination import Plan, Rows, make_plan
+from mixedlm_jax.families import Family
+from mixedlm_jax.families.base import elementwise_derivatives
+
+_static = {"static": True}
+
+
+class Params(NamedTuple):
+    """A point of the parameter space: theta, beta, and phi in unconstrained coordinates."""
+
+    theta: jax.Array
+    beta: jax.Array
+    phi: jax.Array
+
+    @property
+    def flat(self) -> jax.Array:
+        """theta, beta and phi in one vector."""
+        return jnp.concatenate(self)
+
+
+class RowTerms(NamedTuple):
+    """Log-density of each row and its derivatives in eta (n,): weight is -d2/deta2."""
+
+    value: jax.Array
+    score: jax.Array
+    weight: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Problem:
+    """Everything the likelihood needs besides its parameters.
+
+    `weights_type` is "prior" or "frequency"; `information` names the weights in the determinant,
+    "observed" or "expected"; `differentiation` is "automatic", or "numerical" for log-densities
+    whose derivatives in eta autodiff cannot give.
+    """
+
+    y: Any
+    trials: Any
+    weights: Any
+    offset: Any
+    X: Any  # (n, p)
+    Z: tuple[Any, ...]  # per factor (k, n)
+    plan: Plan
+    log_base: Any  # sum of the rows' log base measures
+    family: Family = field(metadata=_static)
+    terms: tuple[Term, ...] = field(metadata=_static)
+    weights_type: str = field(metadata=_static)
+    information: str = field(metadata=_static)
+    differentiation: str = field(default="automatic", metadata=_static)
+
+    replace = replace
+
+    @property
+    def n_theta(self) -> int:
+        """Number of covariance parameters."""
+        return sum(STRUCTURES[term.structure].n_theta(len(term.columns)) for term in self.terms)
+
+    @property
+    def n_phi(self) -> int:
+        """Number of dispersion parameters."""
+        return len(self.family.dispersion_names)
+
+    @property
+    def theta_slices(self) -> tuple[slice, ...]:
+        """Where each term's parameters stand in theta."""
+        sizes = [STRUCTURES[term.structure].n_theta(len(term.columns)) for term in self.terms]
+        ends = np.cumsum([0, *sizes])
+        return tuple(slice(int(a), int(b)) for a, b in zip(ends, ends[1:], strict=False))
+
+    def split(self, flat: jax.Array) -> Params:
+        """The inverse of `Params.flat`."""
+        q, p = self.n_theta, self.X.shape[1]
+        return Params(flat[:q], flat[q : q + p], flat[q + p :])
+
+
+def make_problem(
+    design: Design, family: Family, *, information: str = "observed"
+) -> Problem:
+    """Put a design's arrays and its elimination plan together.
+
+    Raises `ArgumentError` for `information="expected"` where the family has no closed form.
+    """
+    plan = make_plan(
+        [factor.levels for factor in design.factors],
+        [factor.n_levels for factor in design.factors],
+        [factor.Z.shape[0] for factor in design.factors],
+    )
+    base = family.log_base_measure(design.y, design.trials)
+    multiplier = design.weights
+    if family.weights_are_precisions and design.weights_type == "prior":
+        multiplier = (design.weights > 0).astype(float)
+    problem = Problem(
+        y=design.y,
+        trials=design.trials,
+        weights=design.weights,
+        offset=design.offset,
+        X=design.X,
+        Z=tuple(factor.Z for factor in design.factors),
+        plan=plan,
+        log_base=np.sum(np.where(multiplier > 0, multiplier * base, 0.0)),
+        family=family,
+        terms=design.terms,
+        weights_type=design.weights_type,
+        information=information,
+    )
+    if information == "expected":
+        one = np.ones(1)
+        family.expected_information(one * family.link.interior, np.zeros(problem.n_phi), one, one)
+    return problem
+
+
+def zero_effects(problem: Problem) -> tuple[np.ndarray, ...]:
+    """Spherical random effects u = 0, per factor (k, levels)."""
+    sizes = zip(problem.plan.n_effects, problem.plan.n_levels, strict=True)
+    return tuple(np.zeros(size) for size in sizes)
+
+
+def covariance_factors(problem: Problem, params: Params) -> tuple[jax.Array, ...]:
+    """Lambda of each grouping factor (k, k), on the scale of eta."""
+    scale = problem.family.ranef_scale(params.phi)
+    factors = [
+        jnp.zeros((k, k), params.theta.dtype) for k in problem.plan.n_effects
+    ]
+    for term, where in zip(problem.terms, problem.theta_slices, strict=True):
+        structure, columns = STRUCTURES[term.structure], np.array(term.columns)
+        block = structure.factor(params.theta[where], len(columns)) * scale
+        f = term.factor
+        factors[f] = factors[f].at[columns[:, None], columns[None, :]].set(block)
+    return tuple(factors)
+
+
+def random_rows(problem: Problem, params: Params) -> Rows:
+    """z_i, the rows of Z Lambda, per factor (k, n)."""
+    return tuple(
+        jnp.sum(factor[:, :, None] * z[:, None, :], axis=0)
+        for factor, z in zip(covariance_factors(problem, params), problem.Z, strict=True)
+    )
+
+
+def fixed_predictor(problem: Problem, beta: jax.Array) -> jax.Array:
+    """X beta + offset (n,)."""
+    return problem.X @ beta + problem.offset
+
+
+def row_log_density(problem: Problem, eta: jax.Array, phi: jax.Array) -> jax.Array:
+    """Weighted log-density of each row without its base measure (n,).
+
+    -inf where eta lies outside the family's domain, with finite derivatives there.
+    """
+    family = problem.family
+    used = problem.weights > 0
+    valid = family.in_domain(eta)
+    point = jnp.where(valid, eta, family.link.interior)
+    one = jnp.ones_like(eta)
+    if family.weights_are_precisions and problem.weights_type == "prior":
+        precision, multiplier = jnp.where(used, problem.weights, 1.0), one
+    else:
+        precision, multiplier = one, problem.weights
+    value = multiplier * family.log_density(problem.y, point, phi, problem.trials, precision)
+    return jnp.where(used, jnp.where(valid, value, -jnp.inf), 0.0)
+
+
+def row_terms(problem: Problem, eta: jax.Array, phi: jax.Array) -> RowTerms:
+    """Log-density, score and observed information of every row in eta."""
+    if problem.differentiation == "numerical":
+        return _numerical_row_terms(problem, eta, phi)
+    value, score, curvature = elementwise_derivatives(
+        lambda point: row_log_density(problem, point, phi), eta
+    )
+    return RowTerms(value, score, -curvature)
+
+
+def _numerical_row_terms(problem: Problem, eta: jax.Array, phi: jax.Array) -> RowTerms:
+    """`row_terms` by five-point central differences, good to about 1e-9."""
+    h = 1e-3
+
+    def value(step):
+        return row_log_density(problem, eta + step * h, phi)
+
+    centre, left, right = value(0), value(-1), value(1)
+    far_left, far_right = value(-2), value(2)
+    score = (8.0 * (right - left) - (far_right - far_left)) / (12.0 * h)
+    curvature = (16.0 * (right + left) - (far_right + far_left) - 30.0 * centre) / (12.0 * h * h)
+    return RowTerms(centre, score, -curvature)
+
+
+def determinant_weights(problem: Problem, eta: jax.Array, phi: jax.Array) -> jax.Array:
+    """The weights (n,) that enter log|H|: observed or expected information of each row."""
+    if problem.information == "observed":
+        return row_terms(problem, eta, phi).weight
+    family = problem.family
+    used = problem.weights > 0
+    point = jnp.where(family.in_domain(eta), eta, family.link.interior)
+    one = jnp.ones_like(eta)
+    if family.weights_are_precisions and problem.weights_type == "prior":
+        precision, multiplier = jnp.where(used, problem.weights, 1.0), one
+    else:
+        precision, multiplier = one, problem.weights
+    weight = multiplier * family.expected_information(point, phi, problem.trials, precision)
+    return jnp.where(used, weight, 0.0)
