@@ -30,11 +30,15 @@ class Structure:
         """theta of independent effects with the given standard deviations (k,)."""
         raise NotImplementedError
 
-    def signs(self, theta: np.ndarray, k: int) -> np.ndarray:
-        """The +-1 per parameter that turns theta into its reported form.
+    def column_signs(self, factor: np.ndarray) -> np.ndarray:
+        """The +-1 per column of Lambda (k,) that gives it its reported form.
 
-        The likelihood does not change when a column of Lambda changes its sign.
+        Changing a column's sign with that of its spherical effect leaves the model as it is.
         """
+        raise NotImplementedError
+
+    def theta_signs(self, columns: np.ndarray) -> np.ndarray:
+        """What flipping these columns multiplies theta by."""
         raise NotImplementedError
 
 
@@ -54,14 +58,13 @@ class Unstructured(Structure):
         columns, rows = np.triu_indices(len(scale))
         return np.where(rows == columns, scale[columns], 0.0)
 
-    def signs(self, theta, k):
-        columns, rows = np.triu_indices(k)
-        lower = np.zeros((k, k))
-        lower[rows, columns] = theta
+    def column_signs(self, factor):
         # a column whose diagonal is zero goes by its first entry that is not
-        leading = [column[np.flatnonzero(column)[:1]] for column in lower.T]
-        flips = np.array([-1.0 if len(first) and first[0] < 0 else 1.0 for first in leading])
-        return flips[columns]
+        leading = [column[np.flatnonzero(column)[:1]] for column in factor.T]
+        return np.array([-1.0 if len(first) and first[0] < 0 else 1.0 for first in leading])
+
+    def theta_signs(self, columns):
+        return columns[np.triu_indices(len(columns))[0]]
 
 
 STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in (Unstructured(),)}

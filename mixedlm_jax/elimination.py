@@ -1,9 +1,9 @@
 """Block elimination of H = Lambda' Z' W Z Lambda + I.
 
 The grouping factors are ordered by levels x effects, largest first. A factor in whose levels every
-factor before it on the chain is nested keeps a block-diagonal block when those are eliminated, so it
-joins the chain and is eliminated in its turn, k x k per level. A factor that crosses the chain is
-filled and kept back for the corner, one dense Schur complement:
+factor before it on the chain is nested keeps a block-diagonal block when those are eliminated, so
+it joins the chain and is eliminated in its turn, k x k per level. A factor that crosses the chain
+is filled and kept back for the corner, one dense Schur complement:
 
         | D_0  C_01  G_0 |      D_c   (k, k, levels)         block diagonal
     H = |      D_1   G_1 |      C_cd  (k_c, k_d, levels_c)   one parent in d for each level of c
@@ -101,7 +101,7 @@ class Blocks(NamedTuple):
     """A symmetric matrix on the pattern of H (H itself, or the selected part of its inverse)."""
 
     diagonal: tuple[jax.Array, ...]  # per chain factor (k, k, levels)
-    coupling: tuple[tuple[jax.Array, ...], ...]  # per chain factor and later one (k_c, k_d, levels_c)
+    coupling: tuple[tuple[jax.Array, ...], ...]  # per chain factor c and later d (k_c, k_d, levels)
     border: tuple[jax.Array | None, ...]  # per chain factor (k, entries)
     corner: jax.Array | None  # (columns, columns)
 
@@ -488,7 +488,7 @@ def _between(diagonal, coupling, stage: Stage, c: int, i: int, j: int) -> jax.Ar
 
 
 def _border_times(border: Border, edge: jax.Array, corner: jax.Array, n_levels: int) -> jax.Array:
-    """Border (as a matrix, levels by columns) times the symmetric corner, on the border's entries."""
+    """The border, a matrix of levels by columns, times the corner, on the border's entries."""
     q = corner.shape[0]
     if border.pairs is None:
         k = edge.shape[0]
@@ -515,7 +515,7 @@ def _inverse_jvp(primals, tangents):
 
 
 def row_products(plan: Plan, inv: Blocks, z: Rows) -> Rows:
-    """v_i = H^-1 z_i on the pattern of row i, per factor (k, n); its leverage is h_i = z_i . v_i."""
+    """v_i = H^-1 z_i on the pattern of row i, per factor (k, n); the leverage is z_i . v_i."""
     v: list = [0.0] * len(z)
     for c, (f, stage) in enumerate(zip(plan.chain, plan.stages, strict=True)):
         level = plan.levels[f]

@@ -28,8 +28,10 @@ from mixedlm_jax.elimination import (
     selected_inverse,
 )
 from mixedlm_jax.modes import (
+    JointModes,
     conditional_modes,
     implicit_solve,
+    joint_modes,
     penalised,
 )
 from mixedlm_jax.problem import (
@@ -145,3 +147,15 @@ def _surrogate(params: Params, problem: Problem, fixed: Adjoints) -> jax.Array:
     for own, part in zip(fixed.v, z, strict=True):
         total += jnp.sum(fixed.weight[None, :] * own * part)
     return total
+
+
+def joint_laplace(
+    theta: jax.Array, phi: jax.Array, problem: Problem, start: JointModes
+) -> tuple[jax.Array, JointModes]:
+    """-log L with beta at its joint mode with u (nAGQ = 0), without the base measure; the modes."""
+    point = joint_modes(theta, phi, problem, start)
+    z = random_rows(problem, Params(theta, point.beta, phi))
+    eta = fixed_predictor(problem, point.beta) + predictor(problem.plan, z, point.u)
+    value = penalised(row_terms(problem, eta, phi), point.u)
+    weight = determinant_weights(problem, eta, phi)
+    return value + 0.5 * hessian_log_determinant(weight, z, problem.plan), point

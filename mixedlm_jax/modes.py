@@ -10,7 +10,7 @@ never differentiated.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from mixedlm_jax.problem import (
     row_terms,
 )
 
-# Newton converges quadratically: a step whose predicted gain is below this leaves an error of its size.
+# Newton converges quadratically: a step that was to gain less than this leaves an error of its size.
 MODE_TOLERANCE = 1e-12
 _MAX_STEPS = 100
 _MAX_HALVINGS = 30
@@ -44,7 +44,7 @@ _SLACK = 1e-12
 
 
 class _State(NamedTuple):
-    u: Effects
+    point: Any
     objective: jax.Array
     rows: RowTerms
     gain: jax.Array
@@ -125,16 +125,29 @@ def find_modes(
         rows = row_terms(problem, fixed + predictor(plan, z, u), params.phi)
         return penalised(rows, u), rows
 
-    def newton(state: _State) -> _State:
-        pull = adjoint(plan, z, state.rows.score)
-        downhill = tuple(part - own for own, part in zip(state.u, pull, strict=True))
-        factor = _definite_factor(problem, z, state.rows.weight)
-        step = solve(plan, factor, downhill)
+    def direction(u, rows):
+        pull = adjoint(plan, z, rows.score)
+        downhill = tuple(part - own for own, part in zip(u, pull, strict=True))
+        step = solve(plan, _definite_factor(problem, z, rows.weight), downhill)
+        return step, 0.5 * dot(downhill, step)
+
+    # a start outside the family's domain is exchanged for u = 0
+    usable = jnp.isfinite(evaluate(u0)[0])
+    u0 = tuple(jnp.where(usable, part, 0.0) for part in u0)
+    return _newton(evaluate, direction, u0)
+
+
+def _newton(evaluate, direction, start):
+    """Newton's method with step halving on a pytree; stops once a full step was predicted to gain
+    less than `MODE_TOLERANCE`. Returns the point, that gain (inf: not reached) and the steps."""
+
+    def advance(state: _State) -> _State:
+        step, gain = direction(state.point, state.rows)
         bound = state.objective + _SLACK * (1.0 + jnp.abs(state.objective))
 
         def moved(length):
-            u = tuple(own + length * part for own, part in zip(state.u, step, strict=True))
-            return (u, *evaluate(u))
+            point = jax.tree.map(lambda own, part: own + length * part, state.point, step)
+            return (point, *evaluate(point))
 
         def too_far(trial):
             length, (_, objective, _) = trial
@@ -144,27 +157,144 @@ def find_modes(
             length = 0.5 * trial[0]
             return length, moved(length)
 
-        one = jnp.ones((), fixed.dtype)
-        length, (u, objective, rows) = jax.lax.while_loop(too_far, halve, (one, moved(one)))
+        one = jnp.ones_like(state.objective)
+        length, (point, objective, rows) = jax.lax.while_loop(too_far, halve, (one, moved(one)))
         # a shortened step is no sign of convergence, and one that cannot be taken ends the search
-        gain = jnp.where(length == 1.0, 0.5 * dot(downhill, step), jnp.inf)
         stuck = ~(objective <= bound)
         return _State(
-            u, objective, rows, gain, jnp.where(stuck, _MAX_STEPS, state.steps + 1)
+            point=jax.tree.map(lambda new, old: jnp.where(stuck, old, new), point, state.point),
+            objective=objective,
+            rows=rows,
+            gain=jnp.where(length == 1.0, gain, jnp.inf),
+            steps=jnp.where(stuck, _MAX_STEPS, state.steps + 1),
         )
 
     def unfinished(state: _State) -> jax.Array:
         return ~(state.gain < MODE_TOLERANCE) & (state.steps < _MAX_STEPS)
 
-    start, rows = evaluate(u0)
-    origin = tuple(jnp.zeros_like(part) for part in u0)
-    # a start outside the family's domain is exchanged for u = 0
-    usable = jnp.isfinite(start)
-    u0 = tuple(jnp.where(usable, part, zero) for part, zero in zip(u0, origin, strict=True))
-    start, rows = jax.lax.cond(usable, lambda: (start, rows), lambda: evaluate(u0))
-    first = _State(u0, start, rows, jnp.full_like(start, jnp.inf), jnp.zeros((), int))
-    last = jax.lax.while_loop(unfinished, newton, first)
-    return last.u, last.gain, last.steps
+    objective, rows = evaluate(start)
+    first = _State(start, objective, rows, jnp.full_like(objective, jnp.inf), jnp.zeros((), int))
+    last = jax.lax.while_loop(unfinished, advance, first)
+    return last.point, last.gain, last.steps
+
+
+class JointModes(NamedTuple):
+    """Modes of u and beta together (penalised iteratively reweighted least squares)."""
+
+    u: Effects
+    beta: jax.Array
+
+
+def joint_gradient(
+    problem: Problem, theta: jax.Array, phi: jax.Array, point: JointModes
+) -> JointModes:
+    """Gradient of g in u and beta."""
+    params = Params(theta, point.beta, phi)
+    z = random_rows(problem, params)
+    eta = fixed_predictor(problem, point.beta) + predictor(problem.plan, z, point.u)
+    score = row_terms(problem, eta, phi).score
+    pull = adjoint(problem.plan, z, score)
+    return JointModes(
+        tuple(own - part for own, part in zip(point.u, pull, strict=True)), -score @ problem.X
+    )
+
+
+@jax.custom_jvp
+def joint_modes(
+    theta: jax.Array, phi: jax.Array, problem: Problem, start: JointModes
+) -> JointModes:
+    """(u_hat, beta_hat) minimising g at this theta: what lme4 calls nAGQ = 0."""
+    return find_joint_modes(theta, phi, problem, start)[0]
+
+
+@joint_modes.defjvp
+def _joint_modes_jvp(primals, tangents):
+    theta, phi, problem, _ = primals
+    point = joint_modes(*primals)
+    pushed = jax.jvp(
+        lambda theta, phi, problem: joint_gradient(problem, theta, phi, point),
+        (theta, phi, problem),
+        tangents[:3],
+    )[1]
+    z = random_rows(problem, Params(theta, point.beta, phi))
+    eta = fixed_predictor(problem, point.beta) + predictor(problem.plan, z, point.u)
+    weight = row_terms(problem, eta, phi).weight
+    bordered = jax.lax.stop_gradient(border(problem, z, weight))
+
+    def multiply(x):
+        rows = weight * (predictor(problem.plan, z, x.u) + problem.X @ x.beta)
+        pulled = adjoint(problem.plan, z, rows)
+        own = tuple(part + back for part, back in zip(x.u, pulled, strict=True))
+        return JointModes(own, rows @ problem.X)
+
+    step = jax.lax.custom_linear_solve(
+        multiply, pushed, lambda _, b: solve_bordered(problem, bordered, b), symmetric=True
+    )
+    return point, jax.tree.map(jnp.negative, step)
+
+
+class Bordered(NamedTuple):
+    """Factors of the joint Hessian of (u, beta): H bordered by the fixed effects."""
+
+    factor: Factorization
+    coupling: Effects  # (Z Lambda)' W X, per factor (p, k, levels)
+    reduced: Effects  # H^-1 of it
+    information: jax.Array  # X'WX - coupling' H^-1 coupling (p, p): beta's, given theta
+
+
+def border(problem: Problem, z: Rows, weight: jax.Array) -> Bordered:
+    """Factor the joint Hessian of g in (u, beta)."""
+    plan = problem.plan
+    factor = _definite_factor(problem, z, weight)
+    weighted = problem.X * weight[:, None]
+    coupling = jax.vmap(lambda column: adjoint(plan, z, column), in_axes=1)(weighted)
+    reduced = jax.vmap(lambda rhs: solve(plan, factor, rhs))(coupling)
+    information = weighted.T @ problem.X - sum(
+        jnp.einsum("akl,bkl->ab", c, r) for c, r in zip(coupling, reduced, strict=True)
+    )
+    return Bordered(factor, coupling, reduced, information)
+
+
+def solve_bordered(problem: Problem, bordered: Bordered, rhs: JointModes) -> JointModes:
+    """Joint Hessian^-1 rhs."""
+    u = solve(problem.plan, bordered.factor, rhs.u)
+    residual = rhs.beta - sum(
+        jnp.einsum("akl,kl->a", c, part) for c, part in zip(bordered.coupling, u, strict=True)
+    )
+    beta = jnp.linalg.solve(bordered.information, residual)
+    u = tuple(
+        part - jnp.einsum("a,akl->kl", beta, r)
+        for part, r in zip(u, bordered.reduced, strict=True)
+    )
+    return JointModes(u, beta)
+
+
+def find_joint_modes(
+    theta: jax.Array, phi: jax.Array, problem: Problem, start: JointModes
+) -> tuple[JointModes, jax.Array, jax.Array]:
+    """The joint modes, the predicted gain of the last Newton step, and the number of steps."""
+    theta, phi, problem, start = jax.lax.stop_gradient((theta, phi, problem, start))
+    z = random_rows(problem, Params(theta, start.beta, phi))
+
+    def evaluate(point):
+        eta = fixed_predictor(problem, point.beta) + predictor(problem.plan, z, point.u)
+        rows = row_terms(problem, eta, phi)
+        return penalised(rows, point.u), rows
+
+    def direction(point, rows):
+        pull = adjoint(problem.plan, z, rows.score)
+        downhill = JointModes(
+            tuple(part - own for own, part in zip(point.u, pull, strict=True)),
+            rows.score @ problem.X,
+        )
+        weight = rows.weight
+        if not problem.family.log_concave:
+            weight = jnp.maximum(weight, 0.0)
+        step = solve_bordered(problem, border(problem, z, weight), downhill)
+        gain = 0.5 * (dot(downhill.u, step.u) + jnp.sum(downhill.beta * step.beta))
+        return step, gain
+
+    return _newton(evaluate, direction, start)
 
 
 def _definite_factor(problem: Problem, z: Rows, weight: jax.Array) -> Factorization:

@@ -7,9 +7,9 @@ be a static argument of a compiled program.
     log f(y | eta, phi) = log_density(y, eta, phi, trials, precision) + log_base_measure(y, trials)
 
 The base measure holds what depends on neither eta nor phi, and is evaluated once a fit.
-`phi` is a vector of unconstrained coordinates (log sigma, say); `dispersion` gives the natural scale.
+`phi` is a vector of unconstrained coordinates (log sigma); `dispersion` gives the natural scale.
 `precision` divides the dispersion: prior weights of exponential dispersion families (Gaussian
-variance sigma^2 / w); other families never see a weight, which multiplies their log-density outside.
+variance sigma^2 / w). Other families see no weight: it multiplies their log-density from outside.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ class Family:
     def check_response(self, y: np.ndarray, trials: np.ndarray) -> None:
         """Raise `DataError` unless every y can occur."""
 
-    def bounds(self, trials: np.ndarray) -> tuple[np.ndarray | float, np.ndarray | float]:
-        """Smallest and largest response whose likelihood grows as eta goes to -inf or +inf.
+    def bounds(self, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest response, whose likelihood grows as eta goes to -inf or +inf.
 
-        Infinite where there is none; this is what separation is judged by.
+        Each (n,), infinite where there is none; this is what separation is judged by.
         """
-        return -np.inf, np.inf
+        return np.full_like(trials, -np.inf), np.full_like(trials, np.inf)
 
     def one_row_per_level(self, trials: np.ndarray) -> str:
         """May a grouping factor have one row a level: "refuse", "warn" or "ok"."""

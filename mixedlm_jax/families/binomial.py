@@ -37,7 +37,7 @@ class Binomial(Family):
         return eta < 0.0 if self.link.name == "log" else self.link.in_domain(eta)
 
     def expected_information(self, eta, phi, trials, precision):
-        # (dmu/deta)^2 / (mu (1 - mu)) as a product of two logarithmic derivatives: no 0/0 in the tails
+        # (dmu/deta)^2 / (mu (1 - mu)) as two logarithmic derivatives: no 0/0 in the tails
         one = jnp.ones_like(eta)
         dlog_mu = jax.jvp(self.link.log_inverse, (eta,), (one,))[1]
         dlog_rest = jax.jvp(self.link.log_complement, (eta,), (one,))[1]
@@ -87,7 +87,7 @@ class Binomial(Family):
         )
 
     def bounds(self, trials):
-        return 0.0, trials
+        return np.zeros_like(trials), trials
 
     def one_row_per_level(self, trials):
         return "refuse" if np.all(trials <= 1.0) else "ok"

@@ -13,7 +13,10 @@ from mixedlm_jax.links import Link
 
 @dataclass(frozen=True)
 class Poisson(Family):
-    """Poisson family: log f = y log mu - mu - log y!, V(mu) = mu. Links: log (default), sqrt, identity."""
+    """Poisson family: log f = y log mu - mu - log y!, V(mu) = mu.
+
+    Links: log (default), sqrt, identity.
+    """
 
     link: Link | str = "log"  # type: ignore[assignment]
 
@@ -51,7 +54,7 @@ class Poisson(Family):
         )
 
     def bounds(self, trials):
-        return 0.0, np.inf
+        return np.zeros_like(trials), np.full_like(trials, np.inf)
 
     def one_row_per_level(self, trials):
         return "ok"

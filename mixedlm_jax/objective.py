@@ -1,0 +1,142 @@
+"""The functions a fit minimises, one class per way of integrating out the random effects.
+
+Each maps a flat vector x to -log L (without the base measure), its gradient and the modes that the
+next evaluation starts from. They carry no state and are static arguments of the compiled programs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixedlm_jax.likelihood import joint_laplace, laplace, laplace_gradient
+from mixedlm_jax.modes import JointModes
+from mixedlm_jax.problem import Params, Problem
+
+
+class Objective:
+    """Base: what `fit` asks of an objective. x holds the parameters that are searched over."""
+
+    def x_of(self, params: Params) -> jax.Array:
+        """The searched part of a point, flat."""
+        raise NotImplementedError
+
+    def aux_of(self, modes: JointModes) -> Any:
+        """Where the search for modes starts."""
+        raise NotImplementedError
+
+    def metric_blocks(self, theta: Any, beta: Any, phi: Any) -> tuple[Any, ...]:
+        """Those of the three that belong to x, in its order."""
+        raise NotImplementedError
+
+    def params_of(self, problem: Problem, x: jax.Array, aux: Any) -> Params:
+        """The whole point that x and the modes there stand for."""
+        raise NotImplementedError
+
+    def modes_of(self, aux: Any) -> Any:
+        """The spherical random effects among the modes."""
+        raise NotImplementedError
+
+    def evaluate(self, problem: Problem, x: jax.Array, aux: Any) -> tuple:
+        """Value, gradient in x, and modes."""
+        raise NotImplementedError
+
+    def value(self, problem: Problem, x: jax.Array, aux: Any) -> jax.Array:
+        """The value alone."""
+        raise NotImplementedError
+
+    def covariance(
+        self, searched: np.ndarray, beta_information: np.ndarray, phi_slope: np.ndarray
+    ) -> np.ndarray:
+        """Covariance of (theta, beta, phi), phi on its natural scale, from that of x.
+
+        phi_slope: Jacobian of the natural phi in its unconstrained coordinates.
+        """
+        raise NotImplementedError
+
+
+class LaplaceObjective(Objective):
+    """nAGQ = 1: x is (theta, beta, phi)."""
+
+    def x_of(self, params):
+        return params.flat
+
+    def aux_of(self, modes):
+        return modes.u
+
+    def metric_blocks(self, theta, beta, phi):
+        return theta, beta, phi
+
+    def params_of(self, problem, x, aux):
+        return problem.split(x)
+
+    def modes_of(self, aux):
+        return aux
+
+    def evaluate(self, problem, x, aux):
+        found = laplace_gradient(problem.split(x), problem, aux)
+        return found.value, found.gradient.flat, found.u
+
+    def value(self, problem, x, aux):
+        return laplace(problem.split(x), problem, aux)
+
+    def covariance(self, searched, beta_information, phi_slope):
+        jacobian = np.eye(len(searched))
+        at = len(searched) - len(phi_slope)
+        jacobian[at:, at:] = phi_slope
+        return jacobian @ searched @ jacobian.T
+
+
+class JointObjective(Objective):
+    """nAGQ = 0: x is (theta, phi), and beta is found with the modes."""
+
+    def x_of(self, params):
+        return jnp.concatenate([params.theta, params.phi])
+
+    def aux_of(self, modes):
+        return modes
+
+    def metric_blocks(self, theta, beta, phi):
+        return theta, phi
+
+    def params_of(self, problem, x, aux):
+        theta, phi = self._split(problem, x)
+        return Params(theta, aux.beta, phi)
+
+    def modes_of(self, aux):
+        return aux.u
+
+    def evaluate(self, problem, x, aux):
+        def value(point):
+            total, modes = joint_laplace(*self._split(problem, point), problem, aux)
+            return total, (total, modes)
+
+        # a handful of parameters: forward mode through the implicit derivative of (u, beta)
+        gradient, (total, modes) = jax.jacfwd(value, has_aux=True)(x)
+        return total, gradient, modes
+
+    def value(self, problem, x, aux):
+        return joint_laplace(*self._split(problem, x), problem, aux)[0]
+
+    def covariance(self, searched, beta_information, phi_slope):
+        # beta's part is conditional on theta: lme4's choice at nAGQ = 0
+        r, p = len(phi_slope), len(beta_information)
+        q = len(searched) - r
+        jacobian = np.eye(q + r)
+        jacobian[q:, q:] = phi_slope
+        outer = jacobian @ searched @ jacobian.T
+        whole = np.zeros((q + p + r, q + p + r))
+        whole[q : q + p, q : q + p] = np.linalg.inv(beta_information)
+        rest = np.r_[0:q, q + p : q + p + r]
+        whole[np.ix_(rest, rest)] = outer
+        return whole
+
+    @staticmethod
+    def _split(problem, x):
+        return x[: problem.n_theta], x[problem.n_theta :]
+
+
+OBJECTIVES: dict[int, Objective] = {0: JointObjective(), 1: LaplaceObjective()}

@@ -1,0 +1,209 @@
+"""Minimisers of a smooth function of a few dozen parameters.
+
+`bfgs` spends one evaluation of value and gradient an iteration: a step is accepted or shortened,
+and there is no nested line search, so that `advance` can run for many models in lockstep. Its state
+is a pytree and it is driven from the host. `derivative_free` wraps library optimisers for functions
+whose gradient cannot be trusted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+from mixedlm_jax.errors import ArgumentError
+
+_SUFFICIENT = 1e-4  # Armijo's fraction of the predicted decrease
+_SLACK = 1e-11  # rounding of the objective, relative to its size
+_MIN_LENGTH = 1e-10
+
+
+class Search(NamedTuple):
+    """Where a search stands: the best point so far and what the next step needs.
+
+    `aux` rides along with the point (the conditional modes, say); `gain` is the decrease of the
+    objective the metric predicts, g' B g / 2.
+    """
+
+    x: jax.Array
+    value: jax.Array
+    gradient: jax.Array
+    aux: Any
+    inverse: jax.Array  # B, the metric's inverse Hessian (d, d)
+    length: jax.Array  # of the next step, 1 is the whole of it
+    gain: jax.Array
+
+
+def begin(x, aux, inverse) -> Search:
+    """A search before its first evaluation: `advance` evaluates x itself and stays there."""
+    value = jnp.full((), jnp.inf, x.dtype)
+    return Search(x, value, jnp.zeros_like(x), aux, inverse, jnp.ones_like(value), value)
+
+
+def advance(evaluate: Callable, search: Search) -> Search:
+    """One evaluation: take the quasi-Newton step, or shorten the next one.
+
+    `evaluate(x, aux)` returns (value, gradient, aux). Steps that lead to a value that is not finite
+    are rejected like steps that go up.
+    """
+    direction = -(search.inverse @ search.gradient)
+    step = search.length * direction
+    slope = search.gradient @ step
+    value, gradient, aux = evaluate(search.x + step, search.aux)
+    slack = _SLACK * (1.0 + jnp.abs(search.value))
+    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+    accepted = finite & (value <= search.value + _SUFFICIENT * slope + slack)
+
+    # the parabola through the two values and the slope says how much shorter to try
+    rise = value - search.value - slope
+    parabola = -0.5 * slope / jnp.where(rise > 0.0, rise, jnp.inf)
+    shorter = search.length * jnp.where(finite, jnp.clip(parabola, 0.1, 0.5), 0.1)
+
+    def choose(new, old):
+        return jnp.where(accepted, new, old)
+
+    inverse = choose(_updated(search.inverse, step, gradient - search.gradient), search.inverse)
+    gradient = choose(gradient, search.gradient)
+    return Search(
+        x=choose(search.x + step, search.x),
+        value=choose(value, search.value),
+        gradient=gradient,
+        aux=jax.tree.map(choose, aux, search.aux),
+        inverse=inverse,
+        length=choose(jnp.ones_like(shorter), shorter),
+        gain=0.5 * gradient @ (inverse @ gradient),
+    )
+
+
+def _updated(inverse: jax.Array, step: jax.Array, change: jax.Array) -> jax.Array:
+    """The BFGS update of an inverse Hessian; unchanged where the curvature is not positive."""
+    curvature = step @ change
+    image = inverse @ change
+    usable = curvature > 1e-12 * jnp.sqrt((step @ step) * (change @ change))
+    rho = 1.0 / jnp.where(usable, curvature, 1.0)
+    outer = step[:, None] * image[None, :]
+    update = (1.0 + rho * (change @ image)) * rho * (step[:, None] * step[None, :])
+    return jnp.where(usable, inverse + update - rho * (outer + outer.T), inverse)
+
+
+def bfgs(
+    step: Callable[[Search], Search], search: Search, *, tol: float, maxfun: int
+) -> tuple[Search, int, str]:
+    """Drive `step` (a compiled `advance`) until the predicted gain falls below `tol`.
+
+    Returns the last state, the evaluations spent, and why it stopped: "converged", "stalled" (no
+    step of any length goes down), "limit" or "not finite" (at the start).
+    """
+    for evaluations in range(maxfun + 1):
+        if search.gain < tol:
+            return search, evaluations, "converged"
+        if evaluations and not np.isfinite(search.value):
+            return search, evaluations, "not finite"
+        if search.length < _MIN_LENGTH:
+            return search, evaluations, "stalled"
+        if evaluations < maxfun:
+            search = step(search)
+    return search, maxfun, "limit"
+
+
+class Descent(NamedTuple):
+    """What a derivative-free search found."""
+
+    x: np.ndarray
+    value: float
+    evaluations: int
+    method: str
+
+
+def derivative_free(
+    function: Callable[[np.ndarray], float],
+    x0: np.ndarray,
+    scale: np.ndarray,
+    *,
+    maxfun: int,
+    tol: float = 1e-7,
+) -> Descent:
+    """Minimise without derivatives: NLopt's BOBYQA if it is installed, else SciPy's COBYQA.
+
+    `scale` (d, d) maps search coordinates to parameters, x = x0 + scale @ t, and should make the
+    function vary about equally in all of t; `tol` is the final radius in t.
+    """
+    best = [np.asarray(x0), np.inf]
+    spent = [0]
+
+    def of_search(t):
+        x = x0 + scale @ t
+        value = float(function(x))
+        spent[0] += 1
+        if not np.isfinite(value):
+            value = 1e100  # these optimisers build models of the values and cannot carry inf
+        if value < best[1]:
+            best[:] = [x, value]
+        return value
+
+    zero = np.zeros(len(x0))
+    if importlib.util.find_spec("nlopt"):
+        import nlopt
+
+        search = nlopt.opt(nlopt.LN_BOBYQA, len(x0))
+        search.set_min_objective(lambda t, _: of_search(t))
+        search.set_initial_step(1.0)
+        search.set_xtol_abs(tol)
+        search.set_maxeval(maxfun)
+        search.optimize(zero)
+        method = "NLopt BOBYQA"
+    else:
+        options = {"maxfev": maxfun, "final_tr_radius": tol, "initial_tr_radius": 1.0}
+        scipy.optimize.minimize(of_search, zero, method="COBYQA", options=options)
+        method = "SciPy COBYQA"
+    return Descent(best[0], best[1], spent[0], method)
+
+
+def central_differences(
+    function: Callable[[np.ndarray], float], x: np.ndarray, scale: np.ndarray, step: float = 0.05
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient (d,) and Hessian (d, d) of a function by differences along the columns of `scale`.
+
+    The steps are `step` and half of it, extrapolated (Richardson): errors are of fourth order.
+    """
+    d = len(x)
+
+    def at(*moves):
+        return float(function(x + scale @ np.sum(moves, axis=0)))
+
+    units = np.eye(d)
+    slopes, curvatures = [], []
+    for h in (step, 0.5 * step):
+        plus = [at(h * e) for e in units]
+        minus = [at(-h * e) for e in units]
+        centre = at(np.zeros(d))
+        slopes.append((np.array(plus) - minus) / (2 * h))
+        curvature = np.diag((np.array(plus) + minus - 2 * centre) / h**2)
+        for i in range(d):
+            for j in range(i):
+                mixed = at(h * units[i], h * units[j]) + at(-h * units[i], -h * units[j])
+                mixed -= at(h * units[i], -h * units[j]) + at(-h * units[i], h * units[j])
+                curvature[i, j] = curvature[j, i] = mixed / (4 * h**2)
+        curvatures.append(curvature)
+    gradient = (4 * slopes[1] - slopes[0]) / 3
+    hessian = (4 * curvatures[1] - curvatures[0]) / 3
+    back = np.linalg.inv(scale)
+    return back.T @ gradient, back.T @ hessian @ back
+
+
+OPTIMIZERS = ("bfgs", "bobyqa")
+
+
+def check_optimizer(name: str) -> str:
+    """The optimiser's name if there is one so called; `ArgumentError` otherwise."""
+    if name not in OPTIMIZERS:
+        raise ArgumentError(
+            f"there is no optimizer {name!r}; choose one of {', '.join(OPTIMIZERS)}"
+        )
+    return name

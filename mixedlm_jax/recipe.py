@@ -1,0 +1,160 @@
+"""What a design learnt from its data, and how it is replayed on new rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from mixedlm_jax.errors import ArgumentError, DataError
+from mixedlm_jax.expression import Expression
+from mixedlm_jax.formula import RandomTerm
+from mixedlm_jax.grouping import Grouping
+from mixedlm_jax.matrix import Coding
+from mixedlm_jax.table import Category, Numeric, Table, Value
+from mixedlm_jax.variables import GROUPING, Evaluation, State
+
+Key = TypeVar("Key")
+AnyValue = TypeVar("AnyValue", Numeric, Category)
+Values = dict[Expression, Value]
+"""The values of a formula's variables."""
+Groups = dict[Expression, Category]
+"""The levels of the variables that grouping factors are made of."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewRows:
+    """Rows to predict for; those with a missing value are left out of the arrays.
+
+    Attributes
+    ----------
+    X
+        Shape (m, p).
+    Z
+        Per requested factor, shape (k, m).
+    levels
+        Per requested factor, shape (m,) int32; -1 for a level the model was not fitted with.
+    offset
+        Shape (m,).
+    complete
+        Shape (n_new,) bool: the rows that are in the arrays.
+    index
+        The new frame's index.
+    """
+
+    X: np.ndarray
+    Z: tuple[np.ndarray, ...]
+    levels: tuple[np.ndarray, ...]
+    offset: np.ndarray
+    complete: np.ndarray
+    index: pd.Index
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What was learnt from the data a model was fitted to, and is replayed on new rows.
+
+    Attributes
+    ----------
+    fixed
+        Coding of the fixed effects; `kept` its columns that entered X, shape (columns,) bool.
+    groupings
+        Per factor, in the order of `Design.factors`.
+    effects
+        Per factor the random terms and their codings, in the order of Z's rows.
+    offsets
+        Variables of `offset(...)`; `offset_argument` the argument's column name, "" for an array.
+    states, kinds
+        See `Evaluation`.
+    """
+
+    fixed: Coding
+    kept: np.ndarray
+    groupings: tuple[Grouping, ...]
+    effects: tuple[tuple[tuple[RandomTerm, Coding], ...], ...]
+    offsets: tuple[Expression, ...]
+    offset_argument: str | None
+    states: Mapping[str, State]
+    kinds: Mapping[str, bool]
+
+
+def replay(
+    recipe: Recipe, table: Table, wanted: tuple[int, ...], allow_new_levels: bool
+) -> NewRows:
+    """Replay a recipe on new rows."""
+    if recipe.offset_argument == "":
+        raise ArgumentError(
+            "the model's offset= was an array, which newdata does not have: put it into a "
+            "column and fit with offset='column' or offset(column) in the formula"
+        )
+    evaluation = Evaluation(table, dict(recipe.states), dict(recipe.kinds), learning=False)
+    codings = [recipe.fixed]
+    codings += [coding for i in wanted for _, coding in recipe.effects[i]]
+    groups = {
+        node: evaluation.variable(node, GROUPING).as_category()
+        for i in wanted
+        for node in recipe.effects[i][0][0].group
+    }
+    coded = {node: c for coding in codings for node, c in coding.variables().items()}
+    values: Values = {node: evaluation.variable(node) for node in (*coded, *recipe.offsets)}
+    for node, of_node in coded.items():
+        of_node.check_levels(values[node], table.noun)
+    added = table.argument("offset", recipe.offset_argument)
+    missing = [value.missing for value in chain(values.values(), groups.values())]
+    missing += [] if added is None else [np.isnan(added)]
+    complete = ~np.any(missing, axis=0) if missing else np.ones(len(table), dtype=bool)
+    values, groups = take(values, complete), take(groups, complete)
+    n = int(complete.sum())
+    columns = [
+        column
+        for column, keep in zip(recipe.fixed.columns(values, n), recipe.kept, strict=True)
+        if keep
+    ]
+    return NewRows(
+        X=np.stack(columns, axis=1) if columns else np.empty((n, 0)),
+        Z=tuple(covariates([c for _, c in recipe.effects[i]], values, n) for i in wanted),
+        levels=tuple(_locate(recipe, i, groups, allow_new_levels) for i in wanted),
+        offset=total_offset(recipe.offsets, values, None if added is None else added[complete], n),
+        complete=complete,
+        index=table.index,
+    )
+
+
+def _locate(recipe: Recipe, i: int, groups: Groups, allow_new_levels: bool) -> np.ndarray:
+    grouping = recipe.groupings[i]
+    categories = [groups[node] for node in recipe.effects[i][0][0].group]
+    levels = grouping.locate(categories)
+    if not allow_new_levels and np.any(levels < 0):
+        row = int(np.argmax(levels < 0))
+        label = ":".join(c.levels[c.codes[row]] for c in categories)
+        raise DataError(
+            f"grouping factor '{grouping.name}' has the level '{label}' in newdata, which the "
+            "model was not fitted with: use allow_new_levels=True for its population value"
+        )
+    return levels
+
+
+def take(values: Mapping[Key, AnyValue], kept: np.ndarray) -> dict[Key, AnyValue]:
+    """The rows in `kept` (bool) of every value."""
+    if kept.all():
+        return dict(values)
+    return {node: value.take(kept) for node, value in values.items()}
+
+
+def covariates(codings: Sequence[Coding], values: Values, n: int) -> np.ndarray:
+    """The rows of Z that several random terms give one factor, shape (k, n)."""
+    return np.stack([column for coding in codings for column in coding.columns(values, n)])
+
+
+def total_offset(
+    offsets: Sequence[Expression], values: Values, added: np.ndarray | None, n: int
+) -> np.ndarray:
+    """The sum of all offsets, shape (n,)."""
+    total = np.zeros(n) if added is None else added.astype(float)
+    for node in offsets:
+        total = total + values[node].numbers(f"offset({node})")
+    return total

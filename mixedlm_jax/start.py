@@ -1,0 +1,161 @@
+"""Where a fit starts: parameters, modes, and the metric of the first step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixedlm_jax.covariance import STRUCTURES
+from mixedlm_jax.elimination import predictor, sum_by
+from mixedlm_jax.errors import ArgumentError, DataError
+from mixedlm_jax.modes import JointModes, border, find_joint_modes
+from mixedlm_jax.problem import (
+    Params,
+    Problem,
+    covariance_factors,
+    fixed_predictor,
+    random_rows,
+    row_log_density,
+    row_terms,
+    zero_effects,
+)
+
+
+class Start(NamedTuple):
+    """Joint modes of (u, beta) at the first theta, and the information of each parameter there."""
+
+    modes: JointModes
+    theta: jax.Array  # information of theta, (n_theta, n_theta)
+    beta: jax.Array  # of beta, given theta (p, p)
+    phi: jax.Array  # of phi (n_phi, n_phi)
+
+
+def first_params(problem: Problem, given: dict | None) -> Params:
+    """Rough parameters (NumPy): what the user gave, else unit effects and a least-squares beta.
+
+    Raises `ArgumentError` for start values of the wrong name or length, `DataError` when no beta
+    puts every row into the domain of a restricted link.
+    """
+    given = {name: np.atleast_1d(np.asarray(v, float)) for name, v in (given or {}).items()}
+    sizes = {"theta": problem.n_theta, "beta": problem.X.shape[1], "phi": problem.n_phi}
+    for name, values in given.items():
+        if name not in sizes:
+            raise ArgumentError(f"start has no part {name!r}; it may hold theta, beta and phi")
+        if values.shape != (sizes[name],) or not np.all(np.isfinite(values)):
+            raise ArgumentError(
+                f"start[{name!r}] has shape {values.shape}, expected {sizes[name]} finite numbers"
+            )
+    beta = given.get("beta")
+    if beta is None:
+        beta = _first_beta(problem)
+    theta = given.get("theta")
+    if theta is None:
+        theta = _first_theta(problem)
+    phi = given.get("phi")
+    if phi is None:
+        mean = np.asarray(problem.family.link.inverse(fixed_predictor(problem, beta)))
+        phi = problem.family.start_phi(problem.y, mean, problem.weights)
+    return Params(theta, beta, phi)
+
+
+def _first_theta(problem: Problem) -> np.ndarray:
+    """Independent effects that each move eta by one standard unit."""
+    blocks = []
+    for term in problem.terms:
+        rows = problem.Z[term.factor][list(term.columns)]
+        rms = np.sqrt(np.mean(rows**2, axis=1))
+        blocks.append(STRUCTURES[term.structure].start(1.0 / np.where(rms > 0, rms, 1.0)))
+    return np.concatenate(blocks)
+
+
+def _first_beta(problem: Problem) -> np.ndarray:
+    """Least squares for the link of a mean near each y, or for a constant predictor."""
+    family, y, trials = problem.family, problem.y, problem.trials
+    weight = problem.weights * trials
+    per_row = family.start_mean(y, trials)
+    pooled = np.full_like(y, np.average(per_row, weights=weight))
+    for mean in (per_row, pooled):
+        target = np.asarray(family.link.link(mean)) - problem.offset
+        root = np.sqrt(weight)
+        beta = np.linalg.lstsq(problem.X * root[:, None], target * root, rcond=None)[0]
+        eta = np.asarray(fixed_predictor(problem, beta))
+        if np.all(np.asarray(family.in_domain(eta))[weight > 0]):
+            return beta
+    raise DataError(
+        f"no starting fixed effects were found that keep every row inside the domain of the "
+        f"{family.link.name} link; give start={{'beta': ...}} or use another link"
+    )
+
+
+@jax.jit
+def prepare(problem: Problem, first: Params) -> Start:
+    """Joint modes at the first theta and the metric that goes with them.
+
+    theta's information is that of independent levels,
+    I_ab = 1/2 sum_jk Q_jk dSigma_jk/dtheta_a dSigma_jk/dtheta_b with
+    Q_jk = sum_g m_jg m_kg, m_jg = w_jg / (1 + Sigma_jj w_jg), w_jg the weight of effect j in level g.
+    """
+    start = JointModes(zero_effects(problem), first.beta)
+    modes = find_joint_modes(first.theta, first.phi, problem, start)[0]
+    params = first._replace(beta=modes.beta)
+    z = random_rows(problem, params)
+    eta = fixed_predictor(problem, modes.beta) + predictor(problem.plan, z, modes.u)
+    weight = jnp.maximum(row_terms(problem, eta, params.phi).weight, 0.0)
+
+    scale = problem.family.ranef_scale(params.phi)
+    covariance = [
+        (factor @ factor.T) / scale**2 for factor in covariance_factors(problem, params)
+    ]
+    theta = jnp.zeros((problem.n_theta, problem.n_theta), eta.dtype)
+    for term, where in zip(problem.terms, problem.theta_slices, strict=True):
+        f, columns = term.factor, np.array(term.columns)
+        squares = (problem.Z[f][columns] * scale) ** 2 * weight[None, :]
+        amount = sum_by(squares, problem.plan.levels[f], problem.plan.n_levels[f])
+        variance = jnp.diagonal(covariance[f])[columns]
+        m = amount / (1.0 + variance[:, None] * amount)
+        structure = STRUCTURES[term.structure]
+
+        def sigma(values, structure=structure, columns=columns):
+            block = structure.factor(values, len(columns))
+            return block @ block.T
+
+        slopes = jax.jacfwd(sigma)(params.theta[where])
+        information = 0.5 * jnp.einsum("jk,jka,jkb->ab", m @ m.T, slopes, slopes)
+        theta = theta.at[where, where].set(information)
+
+    def negative(phi):
+        return -jnp.sum(row_log_density(problem, eta, phi))
+
+    return Start(
+        modes=modes,
+        theta=theta,
+        beta=border(problem, z, weight).information,
+        phi=jax.hessian(negative)(params.phi),
+    )
+
+
+def inverse_metric(*blocks: np.ndarray) -> np.ndarray:
+    """Inverse of a block-diagonal information, with weak directions held to a moderate step."""
+    inverses = [_guarded_inverse(np.asarray(block)) for block in blocks]
+    size = sum(len(block) for block in inverses)
+    whole = np.zeros((size, size))
+    at = 0
+    for block in inverses:
+        stop = at + len(block)
+        whole[at:stop, at:stop] = block
+        at = stop
+    return whole
+
+
+def _guarded_inverse(information: np.ndarray) -> np.ndarray:
+    if not len(information):
+        return information
+    if not np.all(np.isfinite(information)):
+        return np.eye(len(information))
+    scale = 1.0 / np.sqrt(np.maximum(np.diagonal(information), 1e-3))
+    values, vectors = np.linalg.eigh(information * scale[:, None] * scale[None, :])
+    values = np.maximum(values, 1e-6)
+    return scale[:, None] * ((vectors / values) @ vectors.T) * scale[None, :]
