@@ -26,7 +26,7 @@ class GlmerControl:
 
     optimizer: str = "bfgs"
     maxfun: int = 10_000
-    tol: float = 1e-10
+    tol: float = 1e-11
     information: str = "observed"
     check_separation: bool = True
 

@@ -342,7 +342,7 @@ def build(
         columns=tuple(
             tuple(name for _, coding in of_factor for name in coding.names) for of_factor in effects
         ),
-        response=str(formula.response),
+        response=formula.left,
         index=table.index,
         kept=kept,
         na_action=na_action,

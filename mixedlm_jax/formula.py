@@ -91,8 +91,10 @@ class Formula:
     ----------
     text
         As written.
+    left
+        The left-hand side as written.
     response
-        The left-hand side: `y`, an expression, `successes / trials` or
+        The left-hand side as a tree: `y`, an expression, `successes / trials` or
         `cbind(successes, failures)`.
     fixed
         The fixed effects.
@@ -103,6 +105,7 @@ class Formula:
     """
 
     text: str
+    left: str
     response: Expression
     fixed: Terms
     random: tuple[RandomTerm, ...]
@@ -135,7 +138,8 @@ def parse(text: str) -> Formula:
             f"'{text}' has no random term: add one such as (1 | group), "
             "or fit a model without random effects with another package"
         )
-    return Formula(text.strip(), response, fixed, reader.random(bars), offsets)
+    left = text[: tree.position].strip()
+    return Formula(text.strip(), left, response, fixed, reader.random(bars), offsets)
 
 
 def parse_re_form(text: str | None) -> tuple[RandomTerm, ...] | None:

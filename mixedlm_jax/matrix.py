@@ -144,8 +144,13 @@ class Coding:
         """The columns for n rows, each of shape (n,), from the values of all variables."""
         result: list[np.ndarray] = []
         for term in self.coded:
-            factors: list[list[np.ndarray]] = [coded.columns(values[coded.node]) for coded in term]
-            result += reduce(_products, factors) if factors else [np.ones(n)]
+            if not term:
+                result.append(np.ones(n))
+                continue
+            first, *others = (coded.columns(values[coded.node]) for coded in term)
+            for columns in others:
+                first = [a * b for b in columns for a in first]
+            result += first
         return result
 
 
@@ -207,10 +212,6 @@ def _clearly_independent(X: np.ndarray, lengths: np.ndarray) -> bool:
     """A cheap sufficient test: the Gram matrix of the scaled columns is far from singular."""
     gram = (X.T @ X) / np.outer(lengths, lengths)
     return bool(np.linalg.eigvalsh(gram)[0] > 1e-6)
-
-
-def _products(left: list[np.ndarray], right: list[np.ndarray]) -> list[np.ndarray]:
-    return [a * b for b in right for a in left]
 
 
 def _name_products(names: list[list[str]]) -> list[tuple[str, ...]]:

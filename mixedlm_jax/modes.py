@@ -35,20 +35,21 @@ from mixedlm_jax.problem import (
     row_terms,
 )
 
-# Newton converges quadratically: a step that was to gain less than this leaves an error of its size.
+# Newton converges quadratically: a step that is to gain less leaves an error of about this size.
 MODE_TOLERANCE = 1e-12
-_MAX_STEPS = 100
+_MAX_ROUNDS = 200
 _MAX_HALVINGS = 30
 # Rounding of a sum of rows, relative to its size: an increase of g below it is no increase.
 _SLACK = 1e-12
 
 
 class _State(NamedTuple):
-    point: Any
+    point: Any  # the best point so far
+    step: Any  # the Newton step from it
+    length: jax.Array  # how much of it is tried next
     objective: jax.Array
-    rows: RowTerms
-    gain: jax.Array
-    steps: jax.Array
+    gain: jax.Array  # what the whole step is predicted to gain
+    rounds: jax.Array
 
 
 def dot(a: Effects, b: Effects) -> jax.Array:
@@ -131,51 +132,63 @@ def find_modes(
         step = solve(plan, _definite_factor(problem, z, rows.weight), downhill)
         return step, 0.5 * dot(downhill, step)
 
-    # a start outside the family's domain is exchanged for u = 0
-    usable = jnp.isfinite(evaluate(u0)[0])
-    u0 = tuple(jnp.where(usable, part, 0.0) for part in u0)
-    return _newton(evaluate, direction, u0)
+    origin = jax.tree.map(jnp.zeros_like, u0)
+    return _newton(evaluate, direction, u0, origin)
 
 
-def _newton(evaluate, direction, start):
-    """Newton's method with step halving on a pytree; stops once a full step was predicted to gain
-    less than `MODE_TOLERANCE`. Returns the point, that gain (inf: not reached) and the steps."""
+def _newton(evaluate, direction, start, refuge):
+    """Newton's method on a pytree: one evaluation a round, steps halved until the objective falls.
+
+    `evaluate(point)` gives the objective and what `direction(point, rows)` needs for the step and
+    its predicted gain. A full step that is to gain less than `MODE_TOLERANCE` is the last: it is
+    taken and its end not looked at. A start whose objective is not finite is exchanged for `refuge`.
+    Returns the point, that gain (inf: not reached), and the rounds spent.
+    """
 
     def advance(state: _State) -> _State:
-        step, gain = direction(state.point, state.rows)
-        bound = state.objective + _SLACK * (1.0 + jnp.abs(state.objective))
+        trial = jax.tree.map(
+            lambda own, part: own + state.length * part, state.point, state.step
+        )
+        objective, rows = evaluate(trial)
+        slack = _SLACK * (1.0 + jnp.abs(state.objective))
+        accepted = jnp.isfinite(objective) & ~(objective > state.objective + slack)
+        step, gain = direction(trial, rows)
 
-        def moved(length):
-            point = jax.tree.map(lambda own, part: own + length * part, state.point, step)
-            return (point, *evaluate(point))
+        def choose(new, old):
+            return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)
 
-        def too_far(trial):
-            length, (_, objective, _) = trial
-            return ~(objective <= bound) & (length > 0.5**_MAX_HALVINGS)
-
-        def halve(trial):
-            length = 0.5 * trial[0]
-            return length, moved(length)
-
-        one = jnp.ones_like(state.objective)
-        length, (point, objective, rows) = jax.lax.while_loop(too_far, halve, (one, moved(one)))
-        # a shortened step is no sign of convergence, and one that cannot be taken ends the search
-        stuck = ~(objective <= bound)
+        lost = ~accepted & (state.rounds == 0)
+        point = jax.tree.map(
+            lambda own, other: jnp.where(lost, other, own), choose(trial, state.point), refuge
+        )
         return _State(
-            point=jax.tree.map(lambda new, old: jnp.where(stuck, old, new), point, state.point),
-            objective=objective,
-            rows=rows,
-            gain=jnp.where(length == 1.0, gain, jnp.inf),
-            steps=jnp.where(stuck, _MAX_STEPS, state.steps + 1),
+            point=point,
+            step=choose(step, state.step),
+            length=choose(jnp.ones_like(gain), jnp.where(lost, 1.0, 0.5 * state.length)),
+            objective=choose(objective, state.objective),
+            gain=choose(gain, state.gain),
+            rounds=state.rounds + 1,
         )
 
     def unfinished(state: _State) -> jax.Array:
-        return ~(state.gain < MODE_TOLERANCE) & (state.steps < _MAX_STEPS)
+        moving = (state.length > 0.5**_MAX_HALVINGS) & (state.rounds < _MAX_ROUNDS)
+        return ~(state.gain < MODE_TOLERANCE) & moving
 
-    objective, rows = evaluate(start)
-    first = _State(start, objective, rows, jnp.full_like(objective, jnp.inf), jnp.zeros((), int))
+    unknown = jnp.full((), jnp.inf, jax.tree.leaves(start)[0].dtype)
+    first = _State(
+        point=start,
+        step=jax.tree.map(jnp.zeros_like, start),
+        length=jnp.ones_like(unknown),
+        objective=unknown,
+        gain=unknown,
+        rounds=jnp.zeros((), int),
+    )
     last = jax.lax.while_loop(unfinished, advance, first)
-    return last.point, last.gain, last.steps
+    found = last.gain < MODE_TOLERANCE
+    point = jax.tree.map(
+        lambda own, part: jnp.where(found, own + part, own), last.point, last.step
+    )
+    return point, last.gain, last.rounds
 
 
 class JointModes(NamedTuple):
@@ -294,7 +307,8 @@ def find_joint_modes(
         gain = 0.5 * (dot(downhill.u, step.u) + jnp.sum(downhill.beta * step.beta))
         return step, gain
 
-    return _newton(evaluate, direction, start)
+    origin = start._replace(u=jax.tree.map(jnp.zeros_like, start.u))
+    return _newton(evaluate, direction, start, origin)
 
 
 def _definite_factor(problem: Problem, z: Rows, weight: jax.Array) -> Factorization:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,15 +15,21 @@ from mixedlm_jax.expression import Expression
 from mixedlm_jax.formula import RandomTerm
 from mixedlm_jax.grouping import Grouping
 from mixedlm_jax.matrix import Coding
-from mixedlm_jax.table import Category, Numeric, Table, Value
+from mixedlm_jax.table import Category, Table, Value
 from mixedlm_jax.variables import GROUPING, Evaluation, State
 
 Key = TypeVar("Key")
-AnyValue = TypeVar("AnyValue", Numeric, Category)
+Rows = TypeVar("Rows", bound="_Rows")
 Values = dict[Expression, Value]
 """The values of a formula's variables."""
 Groups = dict[Expression, Category]
 """The levels of the variables that grouping factors are made of."""
+
+
+class _Rows(Protocol):
+    """What has a value per row."""
+
+    def take(self, rows: np.ndarray) -> Self: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +144,7 @@ def _locate(recipe: Recipe, i: int, groups: Groups, allow_new_levels: bool) -> n
     return levels
 
 
-def take(values: Mapping[Key, AnyValue], kept: np.ndarray) -> dict[Key, AnyValue]:
+def take(values: Mapping[Key, Rows], kept: np.ndarray) -> dict[Key, Rows]:
     """The rows in `kept` (bool) of every value."""
     if kept.all():
         return dict(values)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mixedlm_jax.errors import ArgumentError, DataError, FormulaError
 from mixedlm_jax.expression import Call, Expression, Operation
-from mixedlm_jax.table import Category, Value
+from mixedlm_jax.table import Category, Numeric, Value
 from mixedlm_jax.variables import Evaluation
 
 WEIGHTS_TYPES = ("prior", "frequency")
@@ -123,9 +123,8 @@ def _is_ratio(expression: Expression) -> bool:
 
 def _numeric(node: Expression, evaluation: Evaluation) -> Value:
     """A part of a ratio; a constant number of trials counts for every row."""
-    value = node.evaluate(evaluation)
-    numbers = value.numbers("'/'")
-    return type(value)(np.broadcast_to(numbers, (len(evaluation.table),)).copy())
+    numbers = evaluation.variable(node).numbers("'/'")
+    return Numeric(np.broadcast_to(numbers, (len(evaluation.table),)))
 
 
 def _from_trials(

@@ -37,7 +37,7 @@ from mixedlm_jax.start import inverse_metric, prepare
 from mixedlm_jax.verdict import MAX_GAIN, Curvature, Verdict, judge, singular_columns
 
 # A point this near (log-likelihood units) leaves standard errors right to about six digits.
-_EXACT = 1e-12
+_EXACT = 1e-11
 _MAX_POLISH = 8
 # Rows x directions of a Hessian that are pushed forward at once: bounds its memory.
 _HESSIAN_ROWS = 1_000_000

@@ -79,8 +79,8 @@ def _first_beta(problem: Problem) -> np.ndarray:
     pooled = np.full_like(y, np.average(per_row, weights=weight))
     for mean in (per_row, pooled):
         target = np.asarray(family.link.link(mean)) - problem.offset
-        root = np.sqrt(weight)
-        beta = np.linalg.lstsq(problem.X * root[:, None], target * root, rcond=None)[0]
+        weighted = problem.X * weight[:, None]
+        beta = np.linalg.lstsq(weighted.T @ problem.X, weighted.T @ target, rcond=None)[0]
         eta = np.asarray(fixed_predictor(problem, beta))
         if np.all(np.asarray(family.in_domain(eta))[weight > 0]):
             return beta
@@ -96,7 +96,7 @@ def prepare(problem: Problem, first: Params) -> Start:
 
     theta's information is that of independent levels,
     I_ab = 1/2 sum_jk Q_jk dSigma_jk/dtheta_a dSigma_jk/dtheta_b with
-    Q_jk = sum_g m_jg m_kg, m_jg = w_jg / (1 + Sigma_jj w_jg), w_jg the weight of effect j in level g.
+    Q_jk = sum_g m_jg m_kg, m_jg = w_jg / (1 + Sigma_jj w_jg), w_jg the weight of effect j in g.
     """
     start = JointModes(zero_effects(problem), first.beta)
     modes = find_joint_modes(first.theta, first.phi, problem, start)[0]

@@ -7,9 +7,9 @@ pandas frames are read as they are, all others through narwhals, only the column
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import narwhals as nw
 import numpy as np
@@ -43,15 +43,20 @@ class Numeric:
     def numbers(self, what: str) -> np.ndarray:
         return self.values
 
-    def take(self, rows: np.ndarray) -> Numeric:
-        return Numeric(self.values[rows])
+    def take(self, rows: np.ndarray) -> Self:
+        return replace(self, values=self.values[rows])
 
     def as_category(self) -> Category:
-        """Each distinct number a level, in increasing order."""
+        """Each number a level, in increasing order; numbers that print alike are one, as in R."""
         ranks, numbers = _ranked(self.values)
-        return Category(ranks, tuple(level_label(number) for number in numbers.tolist()))
+        labels = [level_label(number) for number in numbers.tolist()]
+        if len(set(labels)) == len(labels):
+            return Category(ranks, tuple(labels))
+        codes, levels = pd.factorize(np.array(labels, dtype=object))
+        return Category(np.append(codes, -1)[ranks].astype(np.int32), tuple(levels))
 
     def equals(self, text: str, what: str) -> Category:
+        """Raise: a number never equals a string."""
         raise DataError(
             f"{what} compares numbers with the string '{text}'; compare with a number instead"
         )
@@ -88,20 +93,15 @@ class Category:
             raise DataError(f"{what} needs numbers, found the levels {shown}, ...")
         return np.where(self.missing, np.nan, self.codes.astype(float))
 
-    def take(self, rows: np.ndarray) -> Category:
-        return Category(self.codes[rows], self.levels, self.logical)
+    def take(self, rows: np.ndarray) -> Self:
+        return replace(self, codes=self.codes[rows])
 
     def as_category(self) -> Category:
         return self
 
     def equals(self, text: str, what: str) -> Category:
-        if text not in self.levels:
-            raise DataError(
-                f"{what} compares with '{text}', which is no level{suggest(text, self.levels)} "
-                f"(levels: {_shorten(self.levels)})"
-            )
-        codes = np.where(self.missing, -1, self.codes == self.levels.index(text))
-        return logical(codes)
+        equal = np.array([level == text for level in (*self.levels, "")])[self.codes]
+        return logical(np.where(self.missing, -1, equal))
 
     def used(self) -> Category:
         """The same values without the levels that no row has."""
@@ -122,7 +122,9 @@ class Category:
 
 Value = Numeric | Category
 
-_MOST_EXACT = 1e15
+_MOST_DIGITS = 1e15
+"""Whole numbers below this print without an exponent."""
+_LARGEST_EXACT = 2**53
 _MOST_COUNTED = 4
 """Integers up to this many times the number of rows are counted rather than hashed."""
 
@@ -159,7 +161,7 @@ def level_label(level: Any) -> str:
         return str(level).upper()
     if isinstance(level, (float, np.floating)):
         number = float(level)
-        whole = number.is_integer() and abs(number) < _MOST_EXACT
+        whole = number.is_integer() and abs(number) < _MOST_DIGITS
         return str(int(number)) if whole else f"{number:.15g}"
     return str(level)
 
@@ -297,6 +299,7 @@ def _read_series(name: str, series: pd.Series) -> Value:
     if types.is_bool_dtype(dtype):
         return logical(series.to_numpy(dtype=float, na_value=-1.0))
     if types.is_numeric_dtype(dtype) and not types.is_complex_dtype(dtype):
+        _refuse_rounding(name, series)
         return Numeric(series.to_numpy(dtype=float, na_value=np.nan))
     kind = "string" if isinstance(dtype, pd.StringDtype) else types.infer_dtype(series, skipna=True)
     if kind == "string":
@@ -310,6 +313,17 @@ def _read_series(name: str, series: pd.Series) -> Value:
         f"column '{name}' holds {kind} values ({dtype}); expected numbers, strings, bools or "
         "categories: convert it first"
     )
+
+
+def _refuse_rounding(name: str, series: pd.Series) -> None:
+    """Identifiers of many digits would silently fall together as float64."""
+    if types.is_integer_dtype(series.dtype) and len(series):
+        low, high = series.min(), series.max()
+        if not pd.isna(low) and (high > _LARGEST_EXACT or low < -_LARGEST_EXACT):
+            raise DataError(
+                f"column '{name}' holds integers beyond 2**53, which float64 cannot tell apart: "
+                "convert it to strings"
+            )
 
 
 def _refuse_infinite(values: np.ndarray, what: str) -> None:

@@ -1,7 +1,7 @@
 """Evaluates the variables of a formula: columns, arithmetic, comparisons and transforms.
 
 A transform with a memory (`poly`, `bs`, `cr`, `cc`, `center`, `scale`; all formulaic's) learns its
-state from the rows a model is fitted to, and replays it on every later table.
+state from all values of the fitted frame that are not missing, as in R, and replays it later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from formulaic.transforms import (
 )
 
 from mixedlm_jax.errors import DataError, DataWarning, FormulaError
-from mixedlm_jax.expression import Call, Expression, Name, columns
+from mixedlm_jax.expression import Call, Expression, Name, columns, suggest
 from mixedlm_jax.table import Category, Numeric, Table, Value, logical
 
 _ARITHMETIC: dict[str, Callable[..., np.ndarray]] = {
@@ -142,6 +142,8 @@ class Evaluation:
             if operator not in ("==", "!="):
                 raise FormulaError(f"{what} cannot order strings: use == or !=")
             value = next(operand for operand in operands if not isinstance(operand, Text))
+            if self.learning:
+                _check_is_level(what, texts[0], value)
             equal = value.equals(texts[0], what)
             if operator == "==":
                 return equal
@@ -212,6 +214,14 @@ def _of_kind(value: Value, factor: bool, name: str, role: str) -> Value:
     raise DataError(
         f"column '{name}' held numbers when the model was fitted and holds levels now: convert it"
     )
+
+
+def _check_is_level(what: str, text: str, value: Value) -> None:
+    if isinstance(value, Category) and text not in value.levels:
+        raise DataError(
+            f"{what} compares with '{text}', which is no level{suggest(text, value.levels)}: "
+            f"the levels are {', '.join(value.levels[:12])}"
+        )
 
 
 def _as_factor(node: Call, operand: Value) -> Category:

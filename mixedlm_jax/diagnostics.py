@@ -1,0 +1,70 @@
+"""Residuals and deviance given the conditional modes, with R's definitions and signs.
+
+With trials m the response is the proportion y / m and the weight of a row is w m, as in R's glm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.families import Family
+from mixedlm_jax.predict import mean, mean_slope
+
+
+def residuals(
+    family: Family,
+    y: np.ndarray,
+    trials: np.ndarray,
+    weights: np.ndarray,
+    eta: np.ndarray,
+    type: str = "deviance",
+) -> np.ndarray:
+    """Residuals of n rows (n,); every argument after the family is (n,).
+
+    "deviance": sign(y/m - mu) sqrt(w d) with d the unit deviance; "pearson": sqrt(w m) (y/m - mu)
+    / sqrt(V(mu)); "response": y/m - mu; "working": (y/m - mu) / (dmu/deta). Dispersion is not
+    divided out. Raises `ArgumentError` for another type.
+    """
+    if type not in RESIDUALS:
+        raise ArgumentError(
+            f"there are no residuals of type {type!r}; choose one of {', '.join(RESIDUALS)}"
+        )
+    return RESIDUALS[type](family, y, trials, weights, eta)
+
+
+def deviance(
+    family: Family, y: np.ndarray, trials: np.ndarray, weights: np.ndarray, eta: np.ndarray
+) -> float:
+    """Sum of the squared deviance residuals."""
+    return float(np.sum(weights * family.unit_deviance(y, mean(family, eta), trials)))
+
+
+def _response(family, y, trials, weights, eta):
+    # no trials, no successes: the proportion counts as 0, as in R
+    return y / np.where(trials > 0, trials, 1.0) - mean(family, eta)
+
+
+def _deviance(family, y, trials, weights, eta):
+    size = np.sqrt(weights * family.unit_deviance(y, mean(family, eta), trials))
+    return np.sign(_response(family, y, trials, weights, eta)) * size
+
+
+def _pearson(family, y, trials, weights, eta):
+    variance = family.variance(mean(family, eta))
+    return _response(family, y, trials, weights, eta) * np.sqrt(weights * trials / variance)
+
+
+def _working(family, y, trials, weights, eta):
+    return _response(family, y, trials, weights, eta) / mean_slope(family, eta)
+
+
+RESIDUALS: dict[str, Callable[..., np.ndarray]] = {
+    "deviance": _deviance,
+    "pearson": _pearson,
+    "response": _response,
+    "working": _working,
+}
+"""How each type of residual is computed."""
