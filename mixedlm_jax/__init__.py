@@ -1,1 +1,55 @@
-"""Generalized linear mixed models in JAX."""
+"""Generalized linear mixed models by maximum likelihood, in JAX.
+
+`glmer` fits a model from an lme4 formula and a data frame:
+
+    import mixedlm_jax as mlm
+
+    cbpp = mlm.load_cbpp()
+    model = mlm.glmer("incidence / size ~ period + (1 | herd)", cbpp, family="binomial")
+    print(model.summary())
+
+Everything that is public is imported here.
+"""
+
+from __future__ import annotations
+
+from mixedlm_jax import datasets, families
+from mixedlm_jax.api import checkConv, glmer
+from mixedlm_jax.control import GlmerControl
+from mixedlm_jax.datasets import load_cbpp, load_grouseticks, load_sleepstudy, load_verbagg
+from mixedlm_jax.errors import (
+    ArgumentError,
+    ConvergenceWarning,
+    DataError,
+    DataWarning,
+    FitError,
+    FormulaError,
+    MixedlmError,
+    MixedlmWarning,
+    SingularFitWarning,
+)
+from mixedlm_jax.model import GlmerResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "ConvergenceWarning",
+    "DataError",
+    "DataWarning",
+    "FitError",
+    "FormulaError",
+    "GlmerControl",
+    "GlmerResult",
+    "MixedlmError",
+    "MixedlmWarning",
+    "SingularFitWarning",
+    "checkConv",
+    "datasets",
+    "families",
+    "glmer",
+    "load_cbpp",
+    "load_grouseticks",
+    "load_sleepstudy",
+    "load_verbagg",
+]

@@ -30,15 +30,11 @@ class Structure:
         """theta of independent effects with the given standard deviations (k,)."""
         raise NotImplementedError
 
-    def column_signs(self, factor: np.ndarray) -> np.ndarray:
-        """The +-1 per column of Lambda (k,) that gives it its reported form.
+    def columns(self, k: int) -> np.ndarray:
+        """The column of Lambda that each parameter belongs to (n_theta,).
 
-        Changing a column's sign with that of its spherical effect leaves the model as it is.
+        A column may change its sign, or be set to zero, with its parameters and nothing else.
         """
-        raise NotImplementedError
-
-    def theta_signs(self, columns: np.ndarray) -> np.ndarray:
-        """What flipping these columns multiplies theta by."""
         raise NotImplementedError
 
 
@@ -58,13 +54,18 @@ class Unstructured(Structure):
         columns, rows = np.triu_indices(len(scale))
         return np.where(rows == columns, scale[columns], 0.0)
 
-    def column_signs(self, factor):
-        # a column whose diagonal is zero goes by its first entry that is not
-        leading = [column[np.flatnonzero(column)[:1]] for column in factor.T]
-        return np.array([-1.0 if len(first) and first[0] < 0 else 1.0 for first in leading])
-
-    def theta_signs(self, columns):
-        return columns[np.triu_indices(len(columns))[0]]
+    def columns(self, k):
+        return np.triu_indices(k)[0]
 
 
 STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in (Unstructured(),)}
+
+
+def column_signs(factor: np.ndarray) -> np.ndarray:
+    """The +-1 per column (k,) that makes the diagonal of a factor Lambda non-negative.
+
+    Changing a column's sign with that of its spherical effect leaves the model as it is; a column
+    whose diagonal is zero goes by its first entry that is not.
+    """
+    leading = [column[np.flatnonzero(column)[:1]] for column in factor.T]
+    return np.array([-1.0 if len(first) and first[0] < 0 else 1.0 for first in leading])

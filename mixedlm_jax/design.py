@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mixedlm_jax.errors import ArgumentError, DataError, DataWarning
-from mixedlm_jax.expression import Expression
+from mixedlm_jax.expression import Expression, Name, suggest
 from mixedlm_jax.formula import Formula, RandomTerm, Terms, parse_re_form
 from mixedlm_jax.grouping import Grouping, group
 from mixedlm_jax.matrix import Coding, check_contrasts, independent_columns, learn
@@ -266,90 +266,110 @@ def build(
     ArgumentError
         For arguments outside the values they may take.
     """
-    table = Table(data)
     contrasts = check_contrasts(contrasts)
     if na_action not in NA_ACTIONS:
         raise ArgumentError(f"na_action is {na_action!r}; expected one of {', '.join(NA_ACTIONS)}")
-    if len(table) == 0:
-        raise DataError("the data have no rows: expected at least two")
-    evaluation = Evaluation(table)
-    parts = response_parts(formula.response, family, evaluation)
-    values, groups = _evaluate(formula, evaluation)
-    weight, added = table.argument("weights", weights), table.argument("offset", offset)
-    check_weights(weight, weights_type)
-
-    sources: dict[str, np.ndarray] = {str(formula.response): _any_missing(parts)}
-    sources |= {str(node): value.missing for node, value in chain(values.items(), groups.items())}
-    sources |= {
-        name: np.isnan(array)
-        for name, array in (("weights", weight), ("offset", added))
-        if array is not None
-    }
-    kept, notes = _keep_complete(sources, na_action, len(table))
-    values, groups = take(values, kept), take(groups, kept)
-    weight, added = (None if a is None else a[kept] for a in (weight, added))
-    response = respond(
-        formula.response,
-        tuple(take(dict(enumerate(parts)), kept).values()),
-        family,
-        weight,
-        weights_type,
-    )
+    evaluation = Evaluation(Table(data))
+    rows = _used_rows(formula, evaluation, family, weights, weights_type, offset, na_action)
+    response = respond(formula.response, rows.response, family, rows.weights, weights_type)
     n = len(response.y)
-
-    fixed = learn(formula.fixed, _of(formula.fixed, values), contrasts)
-    columns = fixed.columns(values, n)
-    X = np.stack(columns, axis=1) if columns else np.empty((n, 0))
-    counted = response.weights > 0
-    full_rank = independent_columns(X if counted.all() else X[counted])
-    X = X if full_rank.all() else np.ascontiguousarray(X[:, full_rank])
-    dropped = tuple(name for name, keep in zip(fixed.names, full_rank, strict=True) if not keep)
-    if dropped:
-        notes.append(
-            "The fixed-effect model matrix is rank deficient: "
-            f"dropped {len(dropped)} column{'s' * (len(dropped) > 1)}, {', '.join(dropped)}."
-        )
-
-    factors, terms, groupings, effects = _random_effects(formula.random, values, groups, n)
-    for factor, grouping in zip(factors, groupings, strict=True):
+    fixed = learn(formula.fixed, _of(formula.fixed, rows.values), contrasts)
+    _check_contrasted(fixed, contrasts)
+    X, independent = _fixed_effects(fixed, rows.values, response.weights > 0)
+    random = _random_effects(formula.random, rows.values, rows.groups, n)
+    for factor, grouping in zip(random.factors, random.groupings, strict=True):
         _check_rows_per_level(factor, grouping.name, response, family)
-    notes += [*response.notes, *_notes_on_split(formula.random, values)]
+
+    names = np.array(fixed.names, dtype=object)
+    dropped = tuple(names[~independent])
     design = Design(
-        y=response.y,
-        trials=response.trials,
-        weights=response.weights,
-        offset=total_offset(formula.offsets, values, added, n),
+        y=np.array(response.y),
+        trials=np.array(response.trials),
+        weights=np.array(response.weights),
+        offset=total_offset(formula.offsets, rows.values, rows.offset, n),
         X=X,
-        factors=factors,
-        terms=terms,
+        factors=random.factors,
+        terms=random.terms,
         weights_type=weights_type,
     )
-    recipe = Recipe(
-        fixed,
-        full_rank,
-        groupings,
-        effects,
-        formula.offsets,
-        None if offset is None else (offset if isinstance(offset, str) else ""),
-        evaluation.states,
-        evaluation.kinds,
-    )
     labels = Labels(
-        fixed=tuple(name for name, keep in zip(fixed.names, full_rank, strict=True) if keep),
+        fixed=tuple(names[independent]),
         dropped=dropped,
-        factors=tuple(grouping.name for grouping in groupings),
-        levels=tuple(grouping.labels for grouping in groupings),
+        factors=tuple(grouping.name for grouping in random.groupings),
+        levels=tuple(grouping.labels for grouping in random.groupings),
         columns=tuple(
-            tuple(name for _, coding in of_factor for name in coding.names) for of_factor in effects
+            tuple(name for _, coding in of_factor for name in coding.names)
+            for of_factor in random.effects
         ),
         response=formula.left,
-        index=table.index,
-        kept=kept,
+        index=evaluation.table.index,
+        kept=rows.kept,
         na_action=na_action,
-        notes=tuple(notes),
-        recipe=recipe,
+        notes=(
+            *rows.notes,
+            *_notes_on_rank(dropped),
+            *response.notes,
+            *_notes_on_split(formula.random, rows.values),
+        ),
+        recipe=Recipe(
+            fixed=fixed,
+            kept=independent,
+            groupings=random.groupings,
+            effects=random.effects,
+            offsets=formula.offsets,
+            offset_argument=offset if offset is None or isinstance(offset, str) else "",
+            states=evaluation.states,
+            kinds=evaluation.kinds,
+        ),
     )
     return design, labels
+
+
+@dataclass(frozen=True)
+class _UsedRows:
+    """Everything evaluated, on the rows without a missing value."""
+
+    response: tuple[Value, ...]
+    values: Values
+    groups: Groups
+    weights: np.ndarray | None
+    offset: np.ndarray | None
+    kept: np.ndarray
+    notes: tuple[str, ...]
+
+
+def _used_rows(
+    formula: Formula,
+    evaluation: Evaluation,
+    family: ResponseFamily,
+    weights: Any,
+    weights_type: str,
+    offset: Any,
+    na_action: str,
+) -> _UsedRows:
+    table = evaluation.table
+    if len(table) == 0:
+        raise DataError("the data have no rows: expected at least two")
+    response = dict(enumerate(response_parts(formula.response, family, evaluation)))
+    values, groups = _evaluate(formula, evaluation)
+    arrays = {"weights": table.argument("weights", weights)}
+    arrays["offset"] = table.argument("offset", offset)
+    check_weights(arrays["weights"], weights_type)
+
+    missing = {str(formula.response): np.any([p.missing for p in response.values()], axis=0)}
+    missing |= {str(node): value.missing for node, value in chain(values.items(), groups.items())}
+    missing |= {name: np.isnan(array) for name, array in arrays.items() if array is not None}
+    kept, notes = _keep_complete(missing, na_action, len(table))
+    taken = {name: None if array is None else array[kept] for name, array in arrays.items()}
+    return _UsedRows(
+        tuple(take(response, kept).values()),
+        take(values, kept),
+        take(groups, kept),
+        taken["weights"],
+        taken["offset"],
+        kept,
+        notes,
+    )
 
 
 def _evaluate(formula: Formula, evaluation: Evaluation) -> tuple[Values, Groups]:
@@ -369,17 +389,13 @@ def _of(terms: Terms, values: Values) -> Values:
     return {node: values[node] for term in terms.terms for node in term}
 
 
-def _any_missing(parts: Sequence[Value]) -> np.ndarray:
-    return np.any([part.missing for part in parts], axis=0)
-
-
 def _keep_complete(
     sources: Mapping[str, np.ndarray], na_action: str, n: int
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """The rows without a missing value, and a note on the others."""
     incomplete = {name: int(missing.sum()) for name, missing in sources.items() if missing.any()}
     if not incomplete:
-        return np.ones(n, dtype=bool), []
+        return np.ones(n, dtype=bool), ()
     kept = ~np.any(list(sources.values()), axis=0)
     causes = ", ".join(f"{name} in {count}" for name, count in incomplete.items())
     lost = n - int(kept.sum())
@@ -390,48 +406,77 @@ def _keep_complete(
         )
     if lost == n:
         raise DataError(f"all {n} rows have missing values ({causes}): nothing is left to fit")
-    return kept, [f"{lost} of {n} rows dropped for missing values ({causes})."]
+    return kept, (f"{lost} of {n} rows dropped for missing values ({causes}).",)
+
+
+def _fixed_effects(
+    fixed: Coding, values: Values, counted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """X without its dependent columns, and which columns are independent in the rows counted."""
+    columns = fixed.columns(values, len(counted))
+    X = np.stack(columns, axis=1) if columns else np.empty((len(counted), 0))
+    independent = independent_columns(X if counted.all() else X[counted])
+    return X if independent.all() else np.ascontiguousarray(X[:, independent]), independent
+
+
+def _check_contrasted(fixed: Coding, contrasts: Mapping[str, str]) -> None:
+    """Contrasts are for the columns that are factors of the fixed effects, and no others."""
+    variables = fixed.variables().values()
+    factors = [str(v.node) for v in variables if isinstance(v.node, Name) and v.levels is not None]
+    for column in contrasts:
+        if str(Name(column)) not in factors:
+            raise ArgumentError(
+                f"contrasts name '{column}', which is no factor of the fixed effects"
+                f"{suggest(column, factors)}; factors: {', '.join(factors) or 'none'}"
+            )
+
+
+def _notes_on_rank(dropped: Sequence[str]) -> list[str]:
+    if not dropped:
+        return []
+    count = f"{len(dropped)} column{'s' * (len(dropped) > 1)}"
+    listed = ", ".join(dropped)
+    return [f"The fixed-effect model matrix is rank deficient: dropped {count}, {listed}."]
+
+
+@dataclass(frozen=True)
+class _RandomEffects:
+    """The random part of a design with what it learnt; fields as in `Design` and `Recipe`."""
+
+    factors: tuple[Factor, ...]
+    terms: tuple[Term, ...]
+    groupings: tuple[Grouping, ...]
+    effects: tuple[tuple[tuple[RandomTerm, Coding], ...], ...]
 
 
 def _random_effects(
     random: Sequence[RandomTerm], values: Values, groups: Groups, n: int
-) -> tuple[
-    tuple[Factor, ...],
-    tuple[Term, ...],
-    tuple[Grouping, ...],
-    tuple[tuple[tuple[RandomTerm, Coding], ...], ...],
-]:
+) -> _RandomEffects:
     """Merge the terms that share a grouping factor, and put factors and terms in order."""
     learnt: dict[str, tuple[Grouping, np.ndarray]] = {}
     effects: dict[str, list[tuple[RandomTerm, Coding]]] = {}
+    columns: list[tuple[RandomTerm, tuple[int, ...]]] = []
     for term in random:
         if term.name not in learnt:
             learnt[term.name] = group(term.name, [groups[node] for node in term.group])
         coding = learn(term.effects, _of(term.effects, values), {})
-        effects.setdefault(term.name, []).append((term, coding))
-    names = sorted(learnt, key=lambda name: -len(learnt[name][0].labels))
-    factors = tuple(
-        Factor(
-            levels=learnt[name][1],
-            n_levels=len(learnt[name][0].labels),
-            Z=covariates([coding for _, coding in effects[name]], values, n),
-        )
-        for name in names
-    )
-    terms = []
-    filled = dict.fromkeys(names, 0)
-    for term in random:
-        coding = next(c for t, c in effects[term.name] if t is term)
-        first = filled[term.name]
-        filled[term.name] += len(coding.names)
-        columns = tuple(range(first, filled[term.name]))
-        terms.append(Term(names.index(term.name), columns, term.structure))
-    terms.sort(key=lambda term: -factors[term.factor].n_levels)
-    return (
-        factors,
-        tuple(terms),
-        tuple(learnt[name][0] for name in names),
-        tuple(tuple(effects[name]) for name in names),
+        of_factor = effects.setdefault(term.name, [])
+        first = sum(len(earlier.names) for _, earlier in of_factor)
+        columns.append((term, tuple(range(first, first + len(coding.names)))))
+        of_factor.append((term, coding))
+    size = {name: len(grouping.labels) for name, (grouping, _) in learnt.items()}
+    names = sorted(learnt, key=lambda name: -size[name])
+    return _RandomEffects(
+        factors=tuple(
+            Factor(learnt[name][1], size[name], covariates(effects[name], values, n))
+            for name in names
+        ),
+        terms=tuple(
+            Term(names.index(term.name), rows, term.structure)
+            for term, rows in sorted(columns, key=lambda pair: -size[pair[0].name])
+        ),
+        groupings=tuple(learnt[name][0] for name in names),
+        effects=tuple(tuple(effects[name]) for name in names),
     )
 
 

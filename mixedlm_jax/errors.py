@@ -36,6 +36,10 @@ class ConvergenceWarning(MixedlmWarning):
     """The fit stands, but its verdict is not clean; `checkConv(model)` says why."""
 
 
+class SingularFitWarning(MixedlmWarning):
+    """The optimum lies where a random effect has no variance of its own."""
+
+
 class DataWarning(MixedlmWarning):
     """The data were usable only after a change that is named in the message."""
 

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from mixedlm_jax.control import GlmerControl
-from mixedlm_jax.covariance import STRUCTURES
+from mixedlm_jax.covariance import STRUCTURES, column_signs
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
 from mixedlm_jax.objective import OBJECTIVES
 from mixedlm_jax.problem import Params, Problem
-from mixedlm_jax.search import Outcome, boundary_of, point_of, search_optimum
+from mixedlm_jax.search import Outcome, point_of, search_optimum
 from mixedlm_jax.start import first_params
 from mixedlm_jax.verdict import Curvature, Verdict, separated_columns
 
@@ -74,12 +74,11 @@ def fit_problem(
         )
     problem = outcome.problem
     params, u, state = point_of(objective, outcome)
-    boundary = boundary_of(problem, state, len(outcome.search.x))
-    verdict = outcome.verdict(boundary)
+    verdict = outcome.verdict()
     if control.check_separation and _may_be_separated(problem, params, outcome, verdict):
-        verdict = outcome.verdict(boundary, separated_columns(problem))
+        verdict = outcome.verdict(separated_columns(problem))
 
-    theta_signs, u, factors = _reported_signs(problem, state.factors, u)
+    theta_signs, u, factors = _reported_signs(problem, outcome.factors, u)
     factors = tuple(state.scale * factor for factor in factors)
     return Fit(
         theta=params.theta * theta_signs,
@@ -92,9 +91,7 @@ def fit_problem(
         factors=factors,
         log_likelihood=float(problem.log_base - outcome.search.value),
         vcov=objective.covariance(
-            _searched_covariance(outcome, boundary, theta_signs),
-            state.beta_information,
-            state.phi_slope,
+            _searched_covariance(outcome, theta_signs), state.beta_information, state.phi_slope
         ),
         verdict=verdict,
         nAGQ=nAGQ,
@@ -110,12 +107,11 @@ def fit_problem(
     )
 
 
-def _searched_covariance(
-    outcome: Outcome, boundary: np.ndarray, theta_signs: np.ndarray
-) -> np.ndarray:
+def _searched_covariance(outcome: Outcome, theta_signs: np.ndarray) -> np.ndarray:
     """Inverse Hessian in the searched parameters, nan for those of a term on its boundary."""
     if not np.all(np.isfinite(outcome.hessian)):
         return np.full(outcome.hessian.shape, np.nan)
+    boundary = outcome.boundary
     signs = np.ones(len(boundary))
     signs[: len(theta_signs)] = theta_signs
     covariance = Curvature.of(outcome.hessian).inverse() * np.outer(signs, signs)
@@ -131,8 +127,8 @@ def _reported_signs(
     flips = [np.ones(len(factor)) for factor in factors]
     for term, where in zip(problem.terms, problem.theta_slices, strict=True):
         structure, columns = STRUCTURES[term.structure], list(term.columns)
-        signs = structure.column_signs(factors[term.factor][np.ix_(columns, columns)])
-        theta_signs[where] = structure.theta_signs(signs)
+        signs = column_signs(factors[term.factor][np.ix_(columns, columns)])
+        theta_signs[where] = signs[structure.columns(len(columns))]
         flips[term.factor][columns] = signs
     flipped = tuple(part * flip[:, None] for part, flip in zip(u, flips, strict=True))
     return theta_signs, flipped, tuple(f * flip for f, flip in zip(factors, flips, strict=True))

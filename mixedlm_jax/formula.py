@@ -186,9 +186,9 @@ class _Reader:
         self.text = text
         self.seen: dict[Expression, int] = {}
         """Variables in the order the side being read first names them."""
+        self.intercept = True
+        """Whether the side being read has an intercept, so far."""
         self.algebra: dict[str, Callable[[list[Product], list[Product]], Iterable[Product]]] = {
-            "+": lambda a, b: a + b,
-            "-": lambda a, b: [term for term in a if term not in b],
             "*": lambda a, b: a + b + _interactions(a, b),
             ":": _interactions,
             "%in%": _interactions,
@@ -234,52 +234,64 @@ class _Reader:
                 fixed.append((positive, summand))
         return fixed, bars, tuple(offsets)
 
-    def terms(self, summands: list[Signed]) -> Terms:
+    def terms(self, summands: Iterable[Signed]) -> Terms:
         """Add and subtract the summands, starting from an intercept as R does."""
-        found: dict[Product, None] = {(): None}
-        self.seen = {}
+        self.seen, self.intercept = {}, True
+        found = sorted(self.add_up(summands, adding=True), key=len)
+        return Terms(
+            self.intercept, tuple(tuple(sorted(term, key=self.seen.__getitem__)) for term in found)
+        )
+
+    def add_up(self, summands: Iterable[Signed], adding: bool) -> list[Product]:
+        """The distinct terms of a sum, which itself is added or taken away."""
+        found: dict[Product, None] = {}
         for positive, node in summands:
-            if isinstance(node, Number) and node.value == 0:
-                node, positive = Number(1.0), not positive
-            expanded = self.expand(node)
-            for term in expanded:
+            for term in self.expand(node, adding == positive):
                 if positive:
                     found[term] = None
                 else:
                     found.pop(term, None)
-        ordered = sorted((term for term in found if term), key=len)
-        return Terms(
-            () in found, tuple(tuple(sorted(term, key=self.seen.__getitem__)) for term in ordered)
-        )
+        return list(found)
 
-    def expand(self, node: Expression) -> list[Product]:
-        """The terms one node stands for; within a term, variables in canonical order."""
+    def expand(self, node: Expression, adding: bool) -> list[Product]:
+        """The terms one node stands for; within a term, variables in canonical order.
+
+        Numbers stand for none: 1 switches the intercept on and 0 off, or the reverse after a minus.
+        """
         if isinstance(node, Number):
-            if node.value == 1:
-                return [()]
-            self.fail(node, f"the number {node} is no term: use 1 or 0, or I(...) for arithmetic")
+            if node.value not in (0, 1):
+                self.fail(
+                    node, f"the number {node} is no term: use 1 or 0, or I(...) for arithmetic"
+                )
+            self.intercept = (node.value == 1) == adding
+            return []
         if isinstance(node, Operation) and node.operator not in _COMPARISON:
-            return self.expand_operation(node)
+            return self.expand_operation(node, adding)
         self.check_value(node)
         self.seen.setdefault(node, len(self.seen))
         return [(node,)]
 
-    def expand_operation(self, node: Operation) -> list[Product]:
+    def expand_operation(self, node: Operation, adding: bool) -> list[Product]:
+        if node.operator in ("+", "-"):
+            return self.add_up(_summands(node), adding)
         if node.operator == "^":
-            return self.expand_power(node)
+            return self.expand_power(node, adding)
         if node.operator in ("|", "||"):
             self.fail(node, "a random term must stand alone as a summand: ... + (1 | g)")
-        if node.operator not in self.algebra or len(node.operands) == 1:
+        if node.operator not in self.algebra:
             self.fail(node, f"'{node.operator}' has no meaning between terms")
-        left, right = (self.expand(operand) for operand in node.operands)
+        for operand in node.operands:
+            if isinstance(operand, Number):
+                self.fail(operand, f"the number {operand} cannot be part of an interaction")
+        left, right = (self.expand(operand, adding) for operand in node.operands)
         return _unique(self.algebra[node.operator](left, right))
 
-    def expand_power(self, node: Operation) -> list[Product]:
+    def expand_power(self, node: Operation, adding: bool) -> list[Product]:
         base, power = node.operands
         degree = power.value if isinstance(power, Number) else 0.0
         if degree < 1 or not degree.is_integer():
             self.fail(power, "terms can be raised to 1, 2, 3, ...; arithmetic belongs into I(...)")
-        terms = result = self.expand(base)
+        terms = result = self.expand(base, adding)
         for _ in range(min(int(degree), len(terms)) - 1):
             result = _unique(result + _interactions(result, terms))
         return result
@@ -315,7 +327,7 @@ class _Reader:
 
     def random_terms(self, bar: Operation) -> Iterator[RandomTerm]:
         left, right = bar.operands
-        summands = list(_summands(left))
+        summands = _summands(left)
         for _, node in summands:
             if _is_call(node, "offset"):
                 self.fail(node, "an offset cannot vary by group: put it outside the parentheses")
@@ -355,16 +367,18 @@ class _Reader:
         return groups[0]
 
 
-def _summands(node: Expression, positive: bool = True) -> Iterator[Signed]:
-    """Flatten sums and differences; True marks what is added."""
-    if isinstance(node, Operation) and node.operator in ("+", "-"):
-        sign = positive if node.operator == "+" else not positive
-        *first, last = node.operands
-        for operand in first:
-            yield from _summands(operand, positive)
-        yield from _summands(last, sign)
-    else:
-        yield positive, node
+def _summands(node: Expression) -> list[Signed]:
+    """The operands of a chain of + and - from left to right; True marks what is added.
+
+    Iterative, because a formula may have a thousand summands. A sum in parentheses is one of them.
+    """
+    found: list[Signed] = []
+    while isinstance(node, Operation) and node.operator in ("+", "-"):
+        found.append((node.operator == "+", node.operands[-1]))
+        if len(node.operands) == 1:
+            return found[::-1]
+        node = node.operands[0]
+    return [(True, node), *found[::-1]]
 
 
 def _is_call(node: Expression, function: str) -> bool:

@@ -63,7 +63,7 @@ class Link:
 
     def in_domain(self, eta: jax.Array) -> jax.Array:
         """Where eta maps to a valid mean (bool, the shape of eta)."""
-        return jnp.isfinite(eta)
+        return jnp.ones_like(eta, bool)
 
     def derivative(self, eta: jax.Array) -> jax.Array:
         """d mu / d eta."""
@@ -75,6 +75,8 @@ class Link:
 
 
 class Identity(Link):
+    """mu = eta."""
+
     name = "identity"
     interior = 1.0
 
@@ -86,6 +88,8 @@ class Identity(Link):
 
 
 class Log(Link):
+    """mu = exp(eta)."""
+
     name = "log"
     interior = -1.0
 
@@ -103,6 +107,8 @@ class Log(Link):
 
 
 class Sqrt(Link):
+    """mu = eta^2 for eta > 0."""
+
     name = "sqrt"
     interior = 1.0
 
@@ -120,6 +126,8 @@ class Sqrt(Link):
 
 
 class Logit(Link):
+    """mu = 1 / (1 + exp(-eta))."""
+
     name = "logit"
 
     def link(self, mu):
@@ -140,6 +148,8 @@ class Logit(Link):
 
 
 class Probit(Link):
+    """mu = Phi(eta), the normal distribution function."""
+
     name = "probit"
 
     def link(self, mu):
@@ -156,6 +166,8 @@ class Probit(Link):
 
 
 class Cloglog(Link):
+    """Complementary log-log: mu = 1 - exp(-exp(eta))."""
+
     name = "cloglog"
 
     def link(self, mu):
@@ -180,6 +192,8 @@ class Cloglog(Link):
 
 
 class Cauchit(Link):
+    """mu = 1/2 + arctan(eta) / pi."""
+
     name = "cauchit"
 
     def link(self, mu):

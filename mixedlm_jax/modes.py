@@ -136,12 +136,12 @@ def find_modes(
     return _newton(evaluate, direction, u0, origin)
 
 
-def _newton(evaluate, direction, start, refuge):
+def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
     """Newton's method on a pytree: one evaluation a round, steps halved until the objective falls.
 
     `evaluate(point)` gives the objective and what `direction(point, rows)` needs for the step and
-    its predicted gain. A full step that is to gain less than `MODE_TOLERANCE` is the last: it is
-    taken and its end not looked at. A start whose objective is not finite is exchanged for `refuge`.
+    its predicted gain. A full step that is to gain less than `tolerance` is the last: it is taken
+    and its end not looked at. A start whose objective is not finite is exchanged for `refuge`.
     Returns the point, that gain (inf: not reached), and the rounds spent.
     """
 
@@ -172,7 +172,7 @@ def _newton(evaluate, direction, start, refuge):
 
     def unfinished(state: _State) -> jax.Array:
         moving = (state.length > 0.5**_MAX_HALVINGS) & (state.rounds < _MAX_ROUNDS)
-        return ~(state.gain < MODE_TOLERANCE) & moving
+        return ~(state.gain < tolerance) & moving
 
     unknown = jnp.full((), jnp.inf, jax.tree.leaves(start)[0].dtype)
     first = _State(
@@ -184,7 +184,7 @@ def _newton(evaluate, direction, start, refuge):
         rounds=jnp.zeros((), int),
     )
     last = jax.lax.while_loop(unfinished, advance, first)
-    found = last.gain < MODE_TOLERANCE
+    found = last.gain < tolerance
     point = jax.tree.map(
         lambda own, part: jnp.where(found, own + part, own), last.point, last.step
     )
@@ -283,7 +283,11 @@ def solve_bordered(problem: Problem, bordered: Bordered, rhs: JointModes) -> Joi
 
 
 def find_joint_modes(
-    theta: jax.Array, phi: jax.Array, problem: Problem, start: JointModes
+    theta: jax.Array,
+    phi: jax.Array,
+    problem: Problem,
+    start: JointModes,
+    tolerance: float = MODE_TOLERANCE,
 ) -> tuple[JointModes, jax.Array, jax.Array]:
     """The joint modes, the predicted gain of the last Newton step, and the number of steps."""
     theta, phi, problem, start = jax.lax.stop_gradient((theta, phi, problem, start))
@@ -308,7 +312,7 @@ def find_joint_modes(
         return step, gain
 
     origin = start._replace(u=jax.tree.map(jnp.zeros_like, start.u))
-    return _newton(evaluate, direction, start, origin)
+    return _newton(evaluate, direction, start, origin, tolerance)
 
 
 def _definite_factor(problem: Problem, z: Rows, weight: jax.Array) -> Factorization:

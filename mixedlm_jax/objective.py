@@ -6,7 +6,7 @@ next evaluation starts from. They carry no state and are static arguments of the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,9 @@ from mixedlm_jax.problem import Params, Problem
 
 
 class Objective:
-    """Base: what `fit` asks of an objective. x holds the parameters that are searched over."""
+    """Base: what a search asks of an objective. x holds the parameters that are searched over."""
+
+    beta_is_conditional: ClassVar[bool] = False  # its covariance is given theta, not from x
 
     def x_of(self, params: Params) -> jax.Array:
         """The searched part of a point, flat."""
@@ -49,7 +51,7 @@ class Objective:
         raise NotImplementedError
 
     def covariance(
-        self, searched: np.ndarray, beta_information: np.ndarray, phi_slope: np.ndarray
+        self, searched: np.ndarray, beta_information: np.ndarray | None, phi_slope: np.ndarray
     ) -> np.ndarray:
         """Covariance of (theta, beta, phi), phi on its natural scale, from that of x.
 
@@ -92,6 +94,8 @@ class LaplaceObjective(Objective):
 
 class JointObjective(Objective):
     """nAGQ = 0: x is (theta, phi), and beta is found with the modes."""
+
+    beta_is_conditional = True
 
     def x_of(self, params):
         return jnp.concatenate([params.theta, params.phi])

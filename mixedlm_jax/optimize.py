@@ -8,6 +8,7 @@ whose gradient cannot be trusted.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -101,10 +102,10 @@ def bfgs(
     step of any length goes down), "limit" or "not finite" (at the start).
     """
     for evaluations in range(maxfun + 1):
-        if search.gain < tol:
-            return search, evaluations, "converged"
         if evaluations and not np.isfinite(search.value):
             return search, evaluations, "not finite"
+        if search.gain < tol:
+            return search, evaluations, "converged"
         if search.length < _MIN_LENGTH:
             return search, evaluations, "stalled"
         if evaluations < maxfun:
@@ -149,8 +150,7 @@ def derivative_free(
 
     zero = np.zeros(len(x0))
     if importlib.util.find_spec("nlopt"):
-        import nlopt
-
+        nlopt = importlib.import_module("nlopt")
         search = nlopt.opt(nlopt.LN_BOBYQA, len(x0))
         search.set_min_objective(lambda t, _: of_search(t))
         search.set_initial_step(1.0)

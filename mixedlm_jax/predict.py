@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.errors import ArgumentError
@@ -16,9 +17,7 @@ SCALES = ("response", "link")
 def check_scale(type: str) -> None:
     """Raise `ArgumentError` unless `type` names a scale of predictions."""
     if type not in SCALES:
-        raise ArgumentError(
-            f"predictions have no type {type!r}; choose one of {', '.join(SCALES)}"
-        )
+        raise ArgumentError(f"predictions have no type {type!r}; choose one of {', '.join(SCALES)}")
 
 
 def linear_predictor(
@@ -45,13 +44,13 @@ def linear_predictor(
 def mean(family: Family, eta: np.ndarray) -> np.ndarray:
     """mu at eta (m,): the mean of a row, of one trial where the family takes trials."""
     with jax.enable_x64(True):
-        return np.array(family.link.inverse(jax.numpy.asarray(eta)))
+        return np.array(family.link.inverse(jnp.asarray(eta)))
 
 
 def mean_slope(family: Family, eta: np.ndarray) -> np.ndarray:
     """d mu / d eta (m,)."""
     with jax.enable_x64(True):
-        return np.array(family.link.derivative(jax.numpy.asarray(eta)))
+        return np.array(family.link.derivative(jnp.asarray(eta)))
 
 
 def spread(values: np.ndarray, complete: np.ndarray) -> np.ndarray:

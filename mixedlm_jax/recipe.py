@@ -122,7 +122,7 @@ def replay(
     ]
     return NewRows(
         X=np.stack(columns, axis=1) if columns else np.empty((n, 0)),
-        Z=tuple(covariates([c for _, c in recipe.effects[i]], values, n) for i in wanted),
+        Z=tuple(covariates(recipe.effects[i], values, n) for i in wanted),
         levels=tuple(_locate(recipe, i, groups, allow_new_levels) for i in wanted),
         offset=total_offset(recipe.offsets, values, None if added is None else added[complete], n),
         complete=complete,
@@ -151,16 +151,16 @@ def take(values: Mapping[Key, Rows], kept: np.ndarray) -> dict[Key, Rows]:
     return {node: value.take(kept) for node, value in values.items()}
 
 
-def covariates(codings: Sequence[Coding], values: Values, n: int) -> np.ndarray:
-    """The rows of Z that several random terms give one factor, shape (k, n)."""
-    return np.stack([column for coding in codings for column in coding.columns(values, n)])
+def covariates(effects: Sequence[tuple[RandomTerm, Coding]], values: Values, n: int) -> np.ndarray:
+    """The rows of Z that the random terms of one factor give it, shape (k, n)."""
+    return np.stack([column for _, coding in effects for column in coding.columns(values, n)])
 
 
 def total_offset(
     offsets: Sequence[Expression], values: Values, added: np.ndarray | None, n: int
 ) -> np.ndarray:
     """The sum of all offsets, shape (n,)."""
-    total = np.zeros(n) if added is None else added.astype(float)
+    total = np.zeros(n) if added is None else np.array(added)
     for node in offsets:
         total = total + values[node].numbers(f"offset({node})")
     return total

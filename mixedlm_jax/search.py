@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.control import GlmerControl
+from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.elimination import Effects, predictor
 from mixedlm_jax.errors import Code
 from mixedlm_jax.modes import border
@@ -34,7 +35,15 @@ from mixedlm_jax.problem import (
     zero_effects,
 )
 from mixedlm_jax.start import inverse_metric, prepare
-from mixedlm_jax.verdict import MAX_GAIN, Curvature, Verdict, judge, singular_columns
+from mixedlm_jax.verdict import (
+    MAX_GAIN,
+    SINGULAR,
+    Curvature,
+    Verdict,
+    judge,
+    scaled_factor,
+    singular_columns,
+)
 
 # A point this near (log-likelihood units) leaves standard errors right to about six digits.
 _EXACT = 1e-11
@@ -43,6 +52,8 @@ _MAX_POLISH = 8
 _HESSIAN_ROWS = 1_000_000
 # A random effect that moves eta by more than this many units (one sd) deserves a second start.
 _ODD_SD = 8.0
+# Two points whose log-likelihoods differ by no more are equally good.
+_SAME = 1e-9
 
 
 @partial(jax.jit, static_argnames="objective")
@@ -70,37 +81,49 @@ class State(NamedTuple):
     """What a point and its modes amount to."""
 
     eta: jax.Array  # (n,)
-    factors: tuple[jax.Array, ...]  # Lambda per grouping factor, relative as theta is (k, k)
-    scale: jax.Array  # what they are relative to: sigma for the Gaussian, else 1
-    beta_information: jax.Array  # of beta, given theta (p, p)
+    scale: jax.Array  # what theta is relative to: sigma for the Gaussian, else 1
     phi: jax.Array  # on its natural scale
     phi_slope: jax.Array  # its Jacobian in the unconstrained coordinates
+    beta_information: jax.Array | None  # of beta, given theta (p, p), if the objective wants it
+
+
+@partial(jax.jit, static_argnames="objective")
+def state_at(objective: Objective, problem: Problem, params: Params, u: Effects) -> State:
+    """Predictor and dispersion at a point, given the modes there."""
+    z = random_rows(problem, params)
+    eta = fixed_predictor(problem, params.beta) + predictor(problem.plan, z, u)
+    information = None
+    if objective.beta_is_conditional:
+        weight = row_terms(problem, eta, params.phi).weight
+        information = border(problem, z, weight).information
+    return State(
+        eta=eta,
+        scale=jnp.asarray(problem.family.ranef_scale(params.phi), eta.dtype),
+        phi=problem.family.dispersion(params.phi),
+        phi_slope=jax.jacfwd(problem.family.dispersion)(params.phi),
+        beta_information=information,
+    )
 
 
 @jax.jit
-def state_at(problem: Problem, params: Params, u: Effects) -> State:
-    """Predictor, covariance factors and dispersion at a point, given the modes there."""
-    scale = jnp.asarray(problem.family.ranef_scale(params.phi), params.beta.dtype)
-    z = random_rows(problem, params)
-    eta = fixed_predictor(problem, params.beta) + predictor(problem.plan, z, u)
-    weight = row_terms(problem, eta, params.phi).weight
-    return State(
-        eta=eta,
-        factors=tuple(factor / scale for factor in covariance_factors(problem, params)),
-        scale=scale,
-        beta_information=border(problem, z, weight).information,
-        phi=problem.family.dispersion(params.phi),
-        phi_slope=jax.jacfwd(problem.family.dispersion)(params.phi),
-    )
+def relative_factors(problem: Problem, params: Params) -> tuple[jax.Array, ...]:
+    """Lambda per grouping factor (k, k), relative to the Gaussian's sigma as theta is."""
+    scale = problem.family.ranef_scale(params.phi)
+    return tuple(factor / scale for factor in covariance_factors(problem, params))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a search ended, the Hessian there, and how it got there."""
+    """Where a search ended and how it got there.
+
+    hessian: of -log L there, nan where it is not known. factors: Lambda per grouping factor,
+    relative as theta is. stopped: how the last optimiser ended. path: the stages passed.
+    """
 
     problem: Problem
     search: Search
     hessian: np.ndarray
+    factors: tuple[np.ndarray, ...]
     stopped: str
     evaluations: int
     path: tuple[str, ...]
@@ -113,12 +136,21 @@ class Outcome:
         parts = (self.search.value, self.search.gradient, self.hessian)
         return all(bool(np.all(np.isfinite(part))) for part in parts)
 
-    def verdict(self, boundary: np.ndarray, separated: tuple[int, ...] = ()) -> Verdict:
+    @property
+    def boundary(self) -> np.ndarray:
+        """Which searched parameters belong to a random-effects term on its boundary (d,)."""
+        boundary = np.zeros(len(self.search.x), bool)
+        singular = singular_columns(self.problem, self.factors)
+        for where, columns in zip(self.problem.theta_slices, singular, strict=True):
+            boundary[where] = np.any(columns)
+        return boundary
+
+    def verdict(self, separated: tuple[int, ...] = ()) -> Verdict:
         """`judge` on this point."""
         return judge(
             np.asarray(self.search.gradient),
             self.hessian,
-            boundary=boundary,
+            boundary=self.boundary,
             separated=separated,
             stopped=self.stopped,
         )
@@ -130,11 +162,11 @@ def search_optimum(
     """The optimum from rough parameters, by gradients, or without them where those fail."""
     search = first_search(objective, problem, first)
     if control.optimizer == "bobyqa":
-        begun = Outcome(problem, search, _nothing_known(search), "start", 0, ())
+        begun = _outcome(objective, problem, search, None, "start", 0, ())
         return replace(rescue(objective, begun, first, control), reason="asked for")
     outcome = climb(objective, problem, search, control)
     outcome = _second_opinion(objective, outcome, first, control)
-    if outcome.stopped == "limit" or _acceptable(objective, outcome):
+    if outcome.stopped == "limit" or _acceptable(outcome):
         return outcome
     saved = rescue(objective, outcome, first, control)
     return replace(saved, reason=f"the gradient path failed ({outcome.stopped})")
@@ -161,11 +193,9 @@ def climb(
         return take_step(objective, problem, state)
 
     search, used, stopped = bfgs(step, search, tol=control.tol, maxfun=control.maxfun)
-    hessian = _nothing_known(search)
+    hessian = hessian_at(objective, problem, search) if np.isfinite(search.value) else None
     rounds = 0
-    if np.isfinite(search.value):
-        hessian = hessian_at(objective, problem, search)
-    while rounds < _MAX_POLISH and used < control.maxfun and np.all(np.isfinite(hessian)):
+    while rounds < _MAX_POLISH and used < control.maxfun and _all_finite(hessian):
         curvature = Curvature.of(hessian)
         metric = curvature.metric()
         gain = 0.5 * search.gradient @ metric @ search.gradient
@@ -183,7 +213,51 @@ def climb(
             break
         hessian = hessian_at(objective, problem, search)
     path = ("pirls", "bfgs") + ("newton",) * bool(rounds)
-    return Outcome(problem, search, hessian, stopped, used, path)
+    outcome = _outcome(objective, problem, search, hessian, stopped, used, path)
+    return _on_boundary(objective, outcome) if outcome.finite else outcome
+
+
+def _outcome(objective, problem, search, hessian, stopped, used, path, **how) -> Outcome:
+    """An outcome with the covariance factors of its point; a Hessian of None is not known."""
+    if hessian is None:
+        hessian = np.full((len(search.x),) * 2, np.nan)
+    x, aux = jax.device_get((search.x, search.aux))
+    params = objective.params_of(problem, x, aux)
+    factors = jax.device_get(relative_factors(problem, params))
+    return Outcome(problem, search, hessian, factors, stopped, used, path, **how)
+
+
+def _all_finite(array: np.ndarray | None) -> bool:
+    return array is not None and bool(np.all(np.isfinite(array)))
+
+
+def _on_boundary(objective: Objective, outcome: Outcome) -> Outcome:
+    """The same optimum with random effects that have no variance given exactly none.
+
+    A negligible column of Lambda is set to zero, if the likelihood is as good there.
+    """
+    problem, search = outcome.problem, outcome.search
+    params, _ = _params_of(objective, outcome)
+    theta = np.array(params.theta)
+    for term, where in zip(problem.terms, problem.theta_slices, strict=True):
+        lengths = np.abs(scaled_factor(problem, outcome.factors, term)).max(axis=0)
+        columns = STRUCTURES[term.structure].columns(len(lengths))
+        theta[where] = np.where(lengths[columns] < SINGULAR, 0.0, theta[where])
+    if np.array_equal(theta, params.theta):
+        return outcome
+    x = objective.x_of(params._replace(theta=theta))
+    moved = take_step(objective, problem, begin(x, search.aux, search.inverse))
+    if not moved.value <= search.value + _SAME:
+        return outcome
+    return _outcome(
+        objective,
+        problem,
+        moved,
+        outcome.hessian,
+        outcome.stopped,
+        outcome.evaluations + 1,
+        outcome.path,
+    )
 
 
 def _off_saddle(step, search: Search, curvature: Curvature) -> Search:
@@ -202,33 +276,23 @@ def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.nda
     return 0.5 * (hessian + hessian.T)
 
 
-def _nothing_known(search: Search) -> np.ndarray:
-    return np.full((len(search.x),) * 2, np.nan)
-
-
-def boundary_of(problem: Problem, state: State, d: int) -> np.ndarray:
-    """Which searched parameters belong to a random-effects term on its boundary (d,)."""
-    boundary = np.zeros(d, bool)
-    singular = singular_columns(problem, state.factors)
-    for where, columns in zip(problem.theta_slices, singular, strict=True):
-        boundary[where] = np.any(columns)
-    return boundary
+def _params_of(objective: Objective, outcome: Outcome) -> tuple[Params, Effects]:
+    """Parameters and spherical modes of an outcome (NumPy)."""
+    x, aux = jax.device_get((outcome.search.x, outcome.search.aux))
+    return objective.params_of(outcome.problem, x, aux), objective.modes_of(aux)
 
 
 def point_of(objective: Objective, outcome: Outcome) -> tuple[Params, Effects, State]:
-    """Parameters, modes and state of an outcome (NumPy)."""
-    x, aux = jax.device_get((outcome.search.x, outcome.search.aux))
-    params, u = objective.params_of(outcome.problem, x, aux), objective.modes_of(aux)
-    return params, u, jax.device_get(state_at(outcome.problem, params, u))
+    """Parameters, spherical modes and state of an outcome (NumPy)."""
+    params, u = _params_of(objective, outcome)
+    return params, u, jax.device_get(state_at(objective, outcome.problem, params, u))
 
 
-def _acceptable(objective: Objective, outcome: Outcome) -> bool:
+def _acceptable(outcome: Outcome) -> bool:
     """Whether the gradient path ended somewhere that a derivative-free search cannot improve."""
     if not outcome.finite:
         return False
-    *_, state = point_of(objective, outcome)
-    boundary = boundary_of(outcome.problem, state, len(outcome.search.x))
-    verdict = outcome.verdict(boundary)
+    verdict = outcome.verdict()
     return verdict.ok or verdict.code == Code.ILL_CONDITIONED
 
 
@@ -242,13 +306,10 @@ def _second_opinion(
     problem = outcome.problem
     if outcome.stopped == "limit" or not np.isfinite(outcome.search.value):
         return outcome
-    *_, state = point_of(objective, outcome)
     odd = not outcome.finite or Curvature.of(outcome.hessian).indefinite
     for term in problem.terms:
-        columns = list(term.columns)
-        sd = np.sqrt(np.sum(state.factors[term.factor][columns] ** 2, axis=1))
-        rms = np.sqrt(np.mean(np.asarray(problem.Z[term.factor])[columns] ** 2, axis=1))
-        odd = odd or bool(np.any(sd * rms > _ODD_SD))
+        sd = np.sqrt(np.sum(scaled_factor(problem, outcome.factors, term) ** 2, axis=1))
+        odd = odd or bool(np.any(sd > _ODD_SD))
     if not odd:
         return outcome
     search = first_search(objective, problem, first._replace(theta=0.2 * first.theta))
@@ -292,7 +353,9 @@ def rescue(
         aux = modes_at(objective, problem, found.x, search.aux)
         ended = search._replace(x=found.x, value=found.value, gradient=gradient, aux=aux)
         stopped = "limit" if spent else "converged"
-        return Outcome(problem, ended, hessian, stopped, used, path, found.method)
+        return _outcome(
+            objective, problem, ended, hessian, stopped, used, path, optimizer=found.method
+        )
     ended = begin(found.x, search.aux, search.inverse)
     remaining = replace(control, maxfun=max(control.maxfun - used, 1))
     polished = climb(objective, problem, ended, remaining)

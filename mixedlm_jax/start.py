@@ -23,6 +23,9 @@ from mixedlm_jax.problem import (
     zero_effects,
 )
 
+# Joint modes to start from need not be exact: log-likelihood units a further step would gain.
+_ROUGH = 1e-2
+
 
 class Start(NamedTuple):
     """Joint modes of (u, beta) at the first theta, and the information of each parameter there."""
@@ -99,7 +102,7 @@ def prepare(problem: Problem, first: Params) -> Start:
     Q_jk = sum_g m_jg m_kg, m_jg = w_jg / (1 + Sigma_jj w_jg), w_jg the weight of effect j in g.
     """
     start = JointModes(zero_effects(problem), first.beta)
-    modes = find_joint_modes(first.theta, first.phi, problem, start)[0]
+    modes = find_joint_modes(first.theta, first.phi, problem, start, _ROUGH)[0]
     params = first._replace(beta=modes.beta)
     z = random_rows(problem, params)
     eta = fixed_predictor(problem, modes.beta) + predictor(problem.plan, z, modes.u)

@@ -234,14 +234,15 @@ class Table:
         return values
 
     def _aligned(self, argument: str, given: Any) -> np.ndarray:
-        if isinstance(given, pd.Series):
-            if len(given) == len(self) and not given.index.equals(self.index):
-                raise ArgumentError(
-                    f"{argument} is a Series whose index differs from the {self.noun}'s: give "
-                    f"{argument}.to_numpy() to match by position, or reindex it"
-                )
-            given = given.to_numpy(dtype=float, na_value=np.nan)
+        labelled = isinstance(given, pd.Series) and len(given) == len(self)
+        if labelled and not given.index.equals(self.index):
+            raise ArgumentError(
+                f"{argument} is a Series whose index differs from the {self.noun}'s: give "
+                f"{argument}.to_numpy() to match by position, or reindex it"
+            )
         try:
+            if isinstance(given, pd.Series):
+                return given.to_numpy(dtype=float, na_value=np.nan)
             return np.array(given, dtype=float)
         except (TypeError, ValueError) as error:
             raise ArgumentError(
@@ -277,10 +278,12 @@ def _narwhals_frame(data: Any, noun: str) -> nw.DataFrame:
 
 
 def _pandas_series(column: nw.Series) -> pd.Series:
-    """Through NumPy or a list, so that no other library is needed."""
-    if isinstance(column.dtype, (nw.Categorical, nw.Enum)):
-        categories = column.cat.get_categories().to_list()
-        return pd.Series(pd.Categorical(column.to_list(), categories=categories))
+    """Through NumPy or a list, so that no other library is needed.
+
+    An Enum keeps the order of its levels; a Categorical has none of its own and counts as strings.
+    """
+    if isinstance(column.dtype, nw.Enum):
+        return pd.Series(pd.Categorical(column.to_list(), categories=column.dtype.categories))
     if column.dtype.is_numeric():
         return pd.Series(column.cast(nw.Float64).to_numpy())
     return pd.Series(column.to_list(), dtype=object)

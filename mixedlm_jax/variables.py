@@ -65,6 +65,7 @@ STATEFUL: dict[str, Callable[..., Any]] = {
 _DEFAULTS: dict[str, dict[str, Any]] = {"bs": {"extrapolation": "extend"}}
 
 State = dict[str, Any]
+"""Of one transform: what formulaic has "learnt", and the "shape" of one row of the result."""
 GROUPING = "grouping factor"
 """The role of a column right of a bar."""
 
@@ -168,18 +169,19 @@ class Evaluation:
             raise FormulaError(f"{node.function}() takes one column, found a basis of several")
         known = ~np.isnan(x)
         arguments = {**_DEFAULTS.get(node.function, {}), **dict(node.constants)}
-        state = self.states.setdefault(str(node), {})
+        state = self.states.setdefault(str(node), {"learnt": {}, "shape": ()})
         if self.learning and node.function == "poly":
             _check_degree(node, x[known], arguments.get("degree", 1))
         if not self.learning:
-            _warn_outside(node, x[known], state)
+            _warn_outside(node, x[known], state["learnt"])
             if not known.any():
-                return Numeric(np.full(x.shape, np.nan))
+                return Numeric(np.full(x.shape + state["shape"], np.nan))
         try:
-            basis = STATEFUL[node.function](x[known], _state=state, **arguments)
+            basis = STATEFUL[node.function](x[known], _state=state["learnt"], **arguments)
         except (TypeError, ValueError) as error:
             raise FormulaError(f"{node} cannot be computed: {error}") from error
         basis = _stack(basis)
+        state["shape"] = basis.shape[1:]
         result = np.full(x.shape + basis.shape[1:], np.nan)
         result[known] = basis
         return Numeric(result)

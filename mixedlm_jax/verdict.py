@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.optimize
 
+from mixedlm_jax.design import Term
 from mixedlm_jax.errors import Code
 from mixedlm_jax.problem import Problem
 
@@ -75,19 +76,22 @@ class Curvature:
         return (root * values) @ root.T
 
 
+def scaled_factor(problem: Problem, factors: tuple[np.ndarray, ...], term: Term) -> np.ndarray:
+    """A term's Lambda with each row times the root mean square of its covariate: on eta's scale."""
+    columns = list(term.columns)
+    rms = np.sqrt(np.mean(np.asarray(problem.Z[term.factor])[columns] ** 2, axis=1))
+    return factors[term.factor][np.ix_(columns, columns)] * rms[:, None]
+
+
 def singular_columns(problem: Problem, factors: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     """Per term (k,), which random effects have no variance of their own given the ones before.
 
-    Judged scale-free: the diagonal of Lambda, relative to the Gaussian's sigma as theta is, times
-    the root mean square of the effect's covariate. factors: Lambda per grouping factor, so scaled.
+    factors: Lambda per grouping factor, relative to the Gaussian's sigma as theta is.
     """
-    found = []
-    for term in problem.terms:
-        columns = list(term.columns)
-        own = np.abs(np.diagonal(factors[term.factor])[columns])
-        rms = np.sqrt(np.mean(np.asarray(problem.Z[term.factor])[columns] ** 2, axis=1))
-        found.append(own * rms < SINGULAR)
-    return found
+    return [
+        np.abs(np.diagonal(scaled_factor(problem, factors, term))) < SINGULAR
+        for term in problem.terms
+    ]
 
 
 def judge(

@@ -1,0 +1,60 @@
+"""Strict numerics for every test: no silent broadcasting, seeded draws, float64 on request.
+
+Warnings are errors (pyproject). Compiled programs are kept in pytest's cache folder, which all
+workers share: compile time is most of the test time.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+import records
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    if config.cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    # A worker that reads an entry while another writes it compiles for itself.
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
+
+
+@pytest.fixture(autouse=True)
+def _x64_left_alone() -> Iterator[None]:
+    """The package may use double precision, but never switch it on for its host."""
+    before = jax.config.read("jax_enable_x64")
+    yield
+    assert jax.config.read("jax_enable_x64") == before, "jax_enable_x64 was left changed"
+
+
+@pytest.fixture
+def x64(_x64_left_alone: None) -> Iterator[None]:
+    """Double precision inside the test, for those that call the engine directly."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """A NumPy generator seeded by the test's name: the same in any order, on any worker."""
+    return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict[str, dict[str, Any]]:
+    """The recorded fits by id (see `records`)."""
+    return records.MODELS
+
+
+@pytest.fixture(scope="session")
+def reference_frame() -> Callable[[dict[str, Any]], pd.DataFrame]:
+    """A function from a recorded fit to the data it was fitted to."""
+    return records.frame

@@ -1,0 +1,106 @@
+"""Every recorded fit in scope, by formula and data frame: the numbers of independent engines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import records
+
+import mixedlm_jax as mlm
+
+MODELS = records.select("gaussian", "binomial", "poisson", nAGQ=(0, 1))
+
+# toenail's recorded standard errors come from an lme4 optimum that is 3e-7 log-likelihood units short
+SE_TOLERANCE = {"toenail_laplace": 5e-5}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request):
+    """A recorded fit and ours of the same model."""
+    record = records.MODELS[request.param]
+    family = mlm.families.FAMILIES[record["family"]](link=record["link"])
+    model = mlm.glmer(
+        record["formula"],
+        records.frame(record),
+        family,
+        nAGQ=record["nAGQ"],
+        weights=record["weights"],
+        offset=record["offset"],
+    )
+    return record, model
+
+
+def test_log_likelihood(case):
+    record, model = case
+    gain = float(model.logLik()) - record["logLik"]
+    assert gain > -1e-6, f"{-gain:.2e} below the best known log-likelihood"
+    assert gain < 1e-5, f"{gain:.2e} above an optimum that is known to that accuracy"
+    assert model.converged
+    assert model.AIC() == pytest.approx(record["AIC"], abs=2e-5)
+    assert model.nobs == record["nobs"]
+
+
+def test_fixed_effects(case):
+    record, model = case
+    ours, theirs, se = model.fixef(), record["fixef"], record["se"]
+    assert list(ours) == list(theirs)
+    for name, value in theirs.items():
+        assert abs(ours[name] - value) < 2e-4 * se[name], name
+
+
+def test_standard_errors(case):
+    record, model = case
+    tolerance = SE_TOLERANCE.get(record["id"], 1e-5)
+    ours = np.sqrt(np.diag(model.vcov()))
+    np.testing.assert_allclose(ours, list(record["se"].values()), rtol=tolerance)
+
+
+def test_covariance_parameters(case):
+    record, model = case
+    frame = model.VarCorr().to_dataframe()
+    own = frame[frame["grp"] != "Residual"]
+    sigma = model.sigma if record["family"] == "gaussian" else 1.0
+    seen = 0
+    for group, block in record["varcorr"].items():
+        for effect, sd in block["sd"].items():
+            # lme4 numbers the terms of one factor (Subject, Subject.1); we name the factor only
+            name = group if group in set(own["grp"]) else group.rsplit(".", 1)[0]
+            row = own[(own["grp"] == name) & (own["var1"] == effect) & own["var2"].isna()]
+            assert len(row) == 1, (group, effect)
+            theirs = sd / sigma
+            assert abs(row["sdcor"].item() / sigma - theirs) < 1e-4 * max(1, theirs)
+            seen += 1
+        if block["corr"] is not None:
+            names = list(block["sd"])
+            for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
+                pair = own[(own["var1"] == names[i]) & (own["var2"] == names[j])]
+                assert abs(pair["sdcor"].item() - block["corr"][i][j]) < 1e-4
+                seen += 1
+    assert seen == len(own)
+    np.testing.assert_allclose(model.theta, record["theta"], rtol=1e-4, atol=1e-4)
+
+
+def test_random_effects(case):
+    record, model = case
+    ours = model.ranef()
+    for group, levels in record["ranef"].items():
+        name = group if group in ours else group.rsplit(".", 1)[0]
+        for level, effects in levels.items():
+            for effect, value in effects.items():
+                assert abs(ours[name].loc[level, effect] - value) < 1e-4, (group, level, effect)
+
+
+def test_predictions(case):
+    record, model = case
+    link = model.predict(type="link")[:10]
+    fixed = model.predict(type="link", re_form="~0")[:10]
+    np.testing.assert_allclose(link, record["predict_link_first10"], atol=1e-4)
+    np.testing.assert_allclose(fixed, record["predict_link_fixed_first10"], atol=1e-4)
+    np.testing.assert_allclose(
+        model.predict()[:10], record["predict_response_first10"], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_scope():
+    """The file was read whole: 24 fits of three families."""
+    assert len(MODELS) == 24
