@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -124,7 +125,7 @@ def checkConv(model: GlmerResult) -> Convergence:
 
 
 def _check_nAGQ(nAGQ: int) -> None:
-    if isinstance(nAGQ, bool) or nAGQ not in OBJECTIVES:
+    if isinstance(nAGQ, bool) or not isinstance(nAGQ, Integral) or nAGQ not in OBJECTIVES:
         raise ArgumentError(
             f"nAGQ is {nAGQ!r}; choose 1 (Laplace approximation) or 0 (faster, less exact)"
         )

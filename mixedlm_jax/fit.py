@@ -12,9 +12,9 @@ from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.covariance import STRUCTURES, column_signs
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
-from mixedlm_jax.objective import OBJECTIVES
+from mixedlm_jax.objective import OBJECTIVES, Objective
 from mixedlm_jax.problem import Params, Problem
-from mixedlm_jax.search import Outcome, point_of, search_optimum
+from mixedlm_jax.search import Outcome, State, point_of, search_optimum
 from mixedlm_jax.start import first_params
 from mixedlm_jax.verdict import Curvature, Verdict, separated_columns
 
@@ -90,9 +90,7 @@ def fit_problem(
         eta=state.eta,
         factors=factors,
         log_likelihood=float(problem.log_base - outcome.search.value),
-        vcov=objective.covariance(
-            _searched_covariance(outcome, theta_signs), state.beta_information, state.phi_slope
-        ),
+        vcov=_covariance(objective, outcome, theta_signs, state),
         verdict=verdict,
         nAGQ=nAGQ,
         information=problem.information,
@@ -107,15 +105,21 @@ def fit_problem(
     )
 
 
-def _searched_covariance(outcome: Outcome, theta_signs: np.ndarray) -> np.ndarray:
-    """Inverse Hessian in the searched parameters, nan for those of a term on its boundary."""
-    if not np.all(np.isfinite(outcome.hessian)):
-        return np.full(outcome.hessian.shape, np.nan)
-    boundary = outcome.boundary
-    signs = np.ones(len(boundary))
-    signs[: len(theta_signs)] = theta_signs
-    covariance = Curvature.of(outcome.hessian).inverse() * np.outer(signs, signs)
-    covariance[boundary, :] = covariance[:, boundary] = np.nan
+def _covariance(
+    objective: Objective, outcome: Outcome, theta_signs: np.ndarray, state: State
+) -> np.ndarray:
+    """Covariance of (theta, beta, phi), nan for the theta of a term on its boundary."""
+    d, q = len(outcome.search.x), len(theta_signs)
+    searched = np.full((d, d), np.nan)
+    if np.all(np.isfinite(outcome.hessian)):
+        searched = Curvature.of(outcome.hessian).inverse()
+    signs = np.ones(d)
+    signs[:q] = theta_signs
+    covariance = objective.covariance(
+        searched * np.outer(signs, signs), state.beta_information, state.phi_slope
+    )
+    unknown = np.flatnonzero(outcome.boundary[:q])
+    covariance[unknown, :] = covariance[:, unknown] = np.nan
     return covariance
 
 

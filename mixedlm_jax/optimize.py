@@ -114,7 +114,7 @@ def bfgs(
 
 
 class Descent(NamedTuple):
-    """What a derivative-free search found."""
+    """What a derivative-free search found; the value is inf if no point had a finite one."""
 
     x: np.ndarray
     value: float
@@ -142,11 +142,10 @@ def derivative_free(
         x = x0 + scale @ t
         value = float(function(x))
         spent[0] += 1
-        if not np.isfinite(value):
-            value = 1e100  # these optimisers build models of the values and cannot carry inf
         if value < best[1]:
             best[:] = [x, value]
-        return value
+        # these optimisers build models of the values and cannot carry inf
+        return value if np.isfinite(value) else 1e100
 
     zero = np.zeros(len(x0))
     if importlib.util.find_spec("nlopt"):

@@ -348,6 +348,8 @@ def rescue(
     used = failed.evaluations + found.evaluations
     path = (*failed.path, found.method)
     spent = used >= control.maxfun
+    if not np.isfinite(found.value):
+        return failed
     if problem.differentiation == "numerical":
         gradient, hessian = central_differences(value, found.x, scale)
         aux = modes_at(objective, problem, found.x, search.aux)

@@ -68,7 +68,7 @@ def _first_theta(problem: Problem) -> np.ndarray:
     """Independent effects that each move eta by one standard unit."""
     blocks = []
     for term in problem.terms:
-        rows = problem.Z[term.factor][list(term.columns)]
+        rows = np.asarray(problem.Z[term.factor])[list(term.columns)]
         rms = np.sqrt(np.mean(rows**2, axis=1))
         blocks.append(STRUCTURES[term.structure].start(1.0 / np.where(rms > 0, rms, 1.0)))
     return np.concatenate(blocks)
@@ -76,8 +76,8 @@ def _first_theta(problem: Problem) -> np.ndarray:
 
 def _first_beta(problem: Problem) -> np.ndarray:
     """Least squares for the link of a mean near each y, or for a constant predictor."""
-    family, y, trials = problem.family, problem.y, problem.trials
-    weight = problem.weights * trials
+    family, y, trials = problem.family, np.asarray(problem.y), np.asarray(problem.trials)
+    weight = np.asarray(problem.weights) * trials
     per_row = family.start_mean(y, trials)
     pooled = np.full_like(y, np.average(per_row, weights=weight))
     for mean in (per_row, pooled):

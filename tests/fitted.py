@@ -17,7 +17,7 @@ def recorded(name: str) -> mlm.GlmerResult:
     return mlm.glmer(
         record["formula"],
         records.frame(record),
-        mlm.families.FAMILIES[record["family"]](link=record["link"]),  # type: ignore[call-arg]
+        mlm.families.FAMILIES[record["family"]](link=record["link"]),
         nAGQ=record["nAGQ"],
         weights=record["weights"],
         offset=record["offset"],

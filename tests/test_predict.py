@@ -99,7 +99,7 @@ def test_new_levels_have_no_effect_where_allowed():
     new = pd.DataFrame({"period": ["2", "2"], "herd": ["1", "elsewhere"]})
     found = model.predict(new, type="link", allow_new_levels=True)
     beta = model.fixef()["(Intercept)"] + model.fixef()["period2"]
-    own = model.ranef()["herd"].loc["1", "(Intercept)"]
+    own = model.ranef()["herd"]["(Intercept)"].to_numpy()[0]
     np.testing.assert_allclose(found, [beta + own, beta], rtol=1e-12)
     with pytest.raises(mlm.DataError, match="'elsewhere'"):
         model.predict(new)
@@ -107,9 +107,9 @@ def test_new_levels_have_no_effect_where_allowed():
 
 def test_missing_values_give_nan():
     model = fitted.recorded("cbpp_logit")
-    new = fitted.cbpp().iloc[:4]
-    new["period"] = new["period"].where([True, False, True, True])
-    new["herd"] = new["herd"].where([True, True, False, True])
+    new = fitted.cbpp().head(4)
+    new.loc[1, "period"] = np.nan
+    new.loc[2, "herd"] = np.nan
     assert list(np.isnan(model.predict(new))) == [False, True, True, False]
     assert list(np.isnan(model.predict(new, re_form="~0"))) == [False, True, False, False]
 
