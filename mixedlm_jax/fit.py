@@ -138,12 +138,11 @@ def _reported_signs(
     return theta_signs, flipped, tuple(f * flip for f, flip in zip(factors, flips, strict=True))
 
 
-def _may_be_separated(
-    problem: Problem, params: Params, outcome: Outcome, verdict: Verdict
-) -> bool:
+def _may_be_separated(problem: Problem, params: Params, outcome: Outcome, verdict: Verdict) -> bool:
     """Whether the linear program that looks for separation is worth its time."""
     if not np.any(np.isfinite(problem.family.bounds(np.asarray(problem.trials)))):
         return False
     effect = np.abs(params.beta) * np.sqrt(np.mean(np.asarray(problem.X) ** 2, axis=0))
     condition = Curvature.of(outcome.hessian).condition if outcome.finite else np.inf
-    return not verdict.ok or np.any(effect > _SUSPECT_EFFECT) or condition > _SUSPECT_CONDITION
+    large = bool(np.any(effect > _SUSPECT_EFFECT))
+    return not verdict.ok or large or condition > _SUSPECT_CONDITION

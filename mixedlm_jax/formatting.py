@@ -25,7 +25,7 @@ def format_alike(values: Sequence[float] | np.ndarray, digits: int) -> list[str]
             mantissas.append(len(mantissa.rstrip("0").replace(".", "")) - 1)
             exponents.append(int(exponent))
     decimals = max(0, *(m - e for m, e in zip(mantissas, exponents, strict=True)))
-    fixed = [f"{v:.{decimals}f}" for v in finite]
+    fixed = [f"{round(v, decimals) + 0.0:.{decimals}f}" for v in finite]  # + 0.0: no "-0.00"
     scientific = [f"{v:.{max(mantissas)}e}" for v in finite]
     shorter = max(map(len, fixed), default=0) <= max(map(len, scientific), default=0)
     chosen = iter(fixed if shorter else scientific)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.elimination import (
     Effects,
-    Plan,
     Rows,
     adjoint,
     assemble,
@@ -34,6 +34,7 @@ from mixedlm_jax.modes import (
     joint_modes,
     penalised,
 )
+from mixedlm_jax.plan import Plan
 from mixedlm_jax.problem import (
     Params,
     Problem,
@@ -46,7 +47,7 @@ from mixedlm_jax.problem import (
 
 
 @jax.custom_jvp
-def hessian_log_determinant(weight: jax.Array, z: Rows, plan: Plan) -> jax.Array:
+def hessian_log_determinant(weight: Array, z: Rows, plan: Plan) -> Array:
     """log|H| for H = sum_i w_i z_i z_i' + I.
 
     Its tangent is sum_i h_i dw_i + 2 sum_i w_i v_i . dz_i with v_i = H^-1 z_i, h_i = z_i . v_i,
@@ -67,7 +68,7 @@ def _hessian_log_determinant_jvp(primals, tangents):
     return log_determinant(factor), tangent
 
 
-def laplace(params: Params, problem: Problem, u0: Effects) -> jax.Array:
+def laplace(params: Params, problem: Problem, u0: Effects) -> Array:
     """-log L by Laplace's approximation, without the base measure (scalar)."""
     u = conditional_modes(params, problem, u0)
     z = random_rows(problem, params)
@@ -77,7 +78,7 @@ def laplace(params: Params, problem: Problem, u0: Effects) -> jax.Array:
     return value + 0.5 * hessian_log_determinant(weight, z, problem.plan)
 
 
-def log_likelihood(params: Params, problem: Problem, u0: Effects) -> jax.Array:
+def log_likelihood(params: Params, problem: Problem, u0: Effects) -> Array:
     """The Laplace log-likelihood with every normalising constant (scalar)."""
     return problem.log_base - laplace(params, problem, u0)
 
@@ -86,18 +87,18 @@ class Adjoints(NamedTuple):
     """What the gradient needs at the modes; held fixed while `_surrogate` is differentiated."""
 
     u: Effects
-    h: jax.Array  # leverages (n,)
+    h: Array  # leverages (n,)
     pull: Effects  # lambda = H^-1 (Z Lambda)' c, with c_i = h_i w'_i / 2
-    row_pull: jax.Array  # z_i . lambda (n,)
-    weight: jax.Array  # the determinant's weights (n,)
-    score: jax.Array
+    row_pull: Array  # z_i . lambda (n,)
+    weight: Array  # the determinant's weights (n,)
+    score: Array
     v: Rows
 
 
 class Evaluation(NamedTuple):
     """-log L (without the base measure), its gradient in Params, and the modes."""
 
-    value: jax.Array
+    value: Array
     gradient: Params
     u: Effects
 
@@ -126,16 +127,14 @@ def laplace_gradient(params: Params, problem: Problem, u0: Effects) -> Evaluatio
     v = row_products(plan, selected_inverse(plan, factor), z)
     h = leverages(z, v)
     # the modes move with the observed H, whatever weights the determinant has
-    pull = implicit_solve(
-        plan, observed, z, rows.weight, adjoint(plan, z, 0.5 * h * slope)
-    )
+    pull = implicit_solve(plan, observed, z, rows.weight, adjoint(plan, z, 0.5 * h * slope))
     fixed = Adjoints(u, h, pull, predictor(plan, z, pull), weight, rows.score, v)
     gradient = jax.grad(_surrogate)(params, problem, fixed)
     value = penalised(rows, u) + 0.5 * log_determinant(factor)
     return Evaluation(value, gradient, u)
 
 
-def _surrogate(params: Params, problem: Problem, fixed: Adjoints) -> jax.Array:
+def _surrogate(params: Params, problem: Problem, fixed: Adjoints) -> Array:
     """A scalar whose gradient at the point of `fixed` is that of the Laplace approximation."""
     z = random_rows(problem, params)
     eta = fixed_predictor(problem, params.beta) + predictor(problem.plan, z, fixed.u)
@@ -150,8 +149,8 @@ def _surrogate(params: Params, problem: Problem, fixed: Adjoints) -> jax.Array:
 
 
 def joint_laplace(
-    theta: jax.Array, phi: jax.Array, problem: Problem, start: JointModes
-) -> tuple[jax.Array, JointModes]:
+    theta: Array, phi: Array, problem: Problem, start: JointModes
+) -> tuple[Array, JointModes]:
     """-log L with beta at its joint mode with u (nAGQ = 0), without the base measure; the modes."""
     point = joint_modes(theta, phi, problem, start)
     z = random_rows(problem, Params(theta, point.beta, phi))

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.errors import ArgumentError
 
 _HUGE_LOG = 600.0  # exp of it squares without overflow in float64
 
 
 @jax.custom_jvp
-def softplus(x: jax.Array) -> jax.Array:
+def softplus(x: Array) -> Array:
     """log(1 + exp(x)), with the logistic function as its derivative."""
     return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
@@ -45,31 +46,31 @@ class Link:
     def __repr__(self) -> str:
         return f"<link {self.name}>"
 
-    def link(self, mu: ArrayLike) -> jax.Array:
+    def link(self, mu: ArrayLike) -> Array:
         """eta for a mean mu."""
         raise NotImplementedError
 
-    def inverse(self, eta: jax.Array) -> jax.Array:
+    def inverse(self, eta: Array) -> Array:
         """The mean mu at a linear predictor eta."""
         raise NotImplementedError
 
-    def log_inverse(self, eta: jax.Array) -> jax.Array:
+    def log_inverse(self, eta: Array) -> Array:
         """log mu."""
         return jnp.log(self.inverse(eta))
 
-    def log_complement(self, eta: jax.Array) -> jax.Array:
+    def log_complement(self, eta: Array) -> Array:
         """log(1 - mu), for means that are probabilities."""
         return jnp.log1p(-self.inverse(eta))
 
-    def in_domain(self, eta: jax.Array) -> jax.Array:
+    def in_domain(self, eta: Array) -> Array:
         """Where eta maps to a valid mean (bool, the shape of eta)."""
         return jnp.ones_like(eta, bool)
 
-    def derivative(self, eta: jax.Array) -> jax.Array:
+    def derivative(self, eta: Array) -> Array:
         """d mu / d eta."""
         return jax.jvp(self.inverse, (eta,), (jnp.ones_like(eta),))[1]
 
-    def bernoulli(self, y: jax.Array, trials: jax.Array, eta: jax.Array) -> jax.Array:
+    def bernoulli(self, y: Array, trials: Array, eta: Array) -> Array:
         """y log mu + (trials - y) log(1 - mu)."""
         return y * self.log_inverse(eta) + (trials - y) * self.log_complement(eta)
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.elimination import (
     Effects,
     Factorization,
-    Plan,
     Rows,
     adjoint,
     assemble,
@@ -26,6 +26,7 @@ from mixedlm_jax.elimination import (
     predictor,
     solve,
 )
+from mixedlm_jax.plan import Plan
 from mixedlm_jax.problem import (
     Params,
     Problem,
@@ -46,18 +47,19 @@ _SLACK = 1e-12
 class _State(NamedTuple):
     point: Any  # the best point so far
     step: Any  # the Newton step from it
-    length: jax.Array  # how much of it is tried next
-    objective: jax.Array
-    gain: jax.Array  # what the whole step is predicted to gain
-    rounds: jax.Array
+    length: Array  # how much of it is tried next
+    objective: Array
+    gain: Array  # what the whole step is predicted to gain
+    rounds: Array
 
 
-def dot(a: Effects, b: Effects) -> jax.Array:
+def dot(a: Effects, b: Effects) -> Array:
     """Inner product of two sets of effects."""
-    return sum(jnp.sum(x * y) for x, y in zip(a, b, strict=True))
+    parts = [jnp.sum(x * y) for x, y in zip(a, b, strict=True)]
+    return sum(parts[1:], parts[0])
 
 
-def penalised(rows: RowTerms, u: Effects) -> jax.Array:
+def penalised(rows: RowTerms, u: Effects) -> Array:
     """g at u."""
     return -jnp.sum(rows.value) + 0.5 * dot(u, u)
 
@@ -67,9 +69,7 @@ def penalised_gradient(problem: Problem, params: Params, u: Effects) -> Effects:
     z = random_rows(problem, params)
     eta = fixed_predictor(problem, params.beta) + predictor(problem.plan, z, u)
     score = row_terms(problem, eta, params.phi).score
-    return tuple(
-        own - pull for own, pull in zip(u, adjoint(problem.plan, z, score), strict=True)
-    )
+    return tuple(own - pull for own, pull in zip(u, adjoint(problem.plan, z, score), strict=True))
 
 
 @jax.custom_jvp
@@ -99,7 +99,7 @@ def _conditional_modes_jvp(primals, tangents):
 
 
 def implicit_solve(
-    plan: Plan, factor: Factorization, z: Rows, weight: jax.Array, rhs: Effects
+    plan: Plan, factor: Factorization, z: Rows, weight: Array, rhs: Effects
 ) -> Effects:
     """H^-1 rhs, differentiable in z, weight and rhs through H itself, never through its factor."""
 
@@ -113,9 +113,7 @@ def implicit_solve(
     )
 
 
-def find_modes(
-    params: Params, problem: Problem, u0: Effects
-) -> tuple[Effects, jax.Array, jax.Array]:
+def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, Array, Array]:
     """The modes, the predicted gain of the last Newton step, and the number of steps."""
     params, problem, u0 = jax.lax.stop_gradient((params, problem, u0))
     plan = problem.plan
@@ -146,9 +144,7 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
     """
 
     def advance(state: _State) -> _State:
-        trial = jax.tree.map(
-            lambda own, part: own + state.length * part, state.point, state.step
-        )
+        trial = jax.tree.map(lambda own, part: own + state.length * part, state.point, state.step)
         objective, rows = evaluate(trial)
         slack = _SLACK * (1.0 + jnp.abs(state.objective))
         accepted = jnp.isfinite(objective) & ~(objective > state.objective + slack)
@@ -170,7 +166,7 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
             rounds=state.rounds + 1,
         )
 
-    def unfinished(state: _State) -> jax.Array:
+    def unfinished(state: _State) -> Array:
         moving = (state.length > 0.5**_MAX_HALVINGS) & (state.rounds < _MAX_ROUNDS)
         return ~(state.gain < tolerance) & moving
 
@@ -185,9 +181,7 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
     )
     last = jax.lax.while_loop(unfinished, advance, first)
     found = last.gain < tolerance
-    point = jax.tree.map(
-        lambda own, part: jnp.where(found, own + part, own), last.point, last.step
-    )
+    point = jax.tree.map(lambda own, part: jnp.where(found, own + part, own), last.point, last.step)
     return point, last.gain, last.rounds
 
 
@@ -195,12 +189,10 @@ class JointModes(NamedTuple):
     """Modes of u and beta together (penalised iteratively reweighted least squares)."""
 
     u: Effects
-    beta: jax.Array
+    beta: Array
 
 
-def joint_gradient(
-    problem: Problem, theta: jax.Array, phi: jax.Array, point: JointModes
-) -> JointModes:
+def joint_gradient(problem: Problem, theta: Array, phi: Array, point: JointModes) -> JointModes:
     """Gradient of g in u and beta."""
     params = Params(theta, point.beta, phi)
     z = random_rows(problem, params)
@@ -213,9 +205,7 @@ def joint_gradient(
 
 
 @jax.custom_jvp
-def joint_modes(
-    theta: jax.Array, phi: jax.Array, problem: Problem, start: JointModes
-) -> JointModes:
+def joint_modes(theta: Array, phi: Array, problem: Problem, start: JointModes) -> JointModes:
     """(u_hat, beta_hat) minimising g at this theta: what lme4 calls nAGQ = 0."""
     return find_joint_modes(theta, phi, problem, start)[0]
 
@@ -252,10 +242,10 @@ class Bordered(NamedTuple):
     factor: Factorization
     coupling: Effects  # (Z Lambda)' W X, per factor (p, k, levels)
     reduced: Effects  # H^-1 of it
-    information: jax.Array  # X'WX - coupling' H^-1 coupling (p, p): beta's, given theta
+    information: Array  # X'WX - coupling' H^-1 coupling (p, p): beta's, given theta
 
 
-def border(problem: Problem, z: Rows, weight: jax.Array) -> Bordered:
+def border(problem: Problem, z: Rows, weight: Array) -> Bordered:
     """Factor the joint Hessian of g in (u, beta)."""
     plan = problem.plan
     factor = _definite_factor(problem, z, weight)
@@ -276,19 +266,18 @@ def solve_bordered(problem: Problem, bordered: Bordered, rhs: JointModes) -> Joi
     )
     beta = jnp.linalg.solve(bordered.information, residual)
     u = tuple(
-        part - jnp.einsum("a,akl->kl", beta, r)
-        for part, r in zip(u, bordered.reduced, strict=True)
+        part - jnp.einsum("a,akl->kl", beta, r) for part, r in zip(u, bordered.reduced, strict=True)
     )
     return JointModes(u, beta)
 
 
 def find_joint_modes(
-    theta: jax.Array,
-    phi: jax.Array,
+    theta: Array,
+    phi: Array,
     problem: Problem,
     start: JointModes,
     tolerance: float = MODE_TOLERANCE,
-) -> tuple[JointModes, jax.Array, jax.Array]:
+) -> tuple[JointModes, Array, Array]:
     """The joint modes, the predicted gain of the last Newton step, and the number of steps."""
     theta, phi, problem, start = jax.lax.stop_gradient((theta, phi, problem, start))
     z = random_rows(problem, Params(theta, start.beta, phi))
@@ -315,7 +304,7 @@ def find_joint_modes(
     return _newton(evaluate, direction, start, origin, tolerance)
 
 
-def _definite_factor(problem: Problem, z: Rows, weight: jax.Array) -> Factorization:
+def _definite_factor(problem: Problem, z: Rows, weight: Array) -> Factorization:
     """A factor of H, or of H with negative weights set to 0 where H is not positive definite."""
 
     def factor_of(weights):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.likelihood import joint_laplace, laplace, laplace_gradient
 from mixedlm_jax.modes import JointModes
 from mixedlm_jax.problem import Params, Problem
@@ -22,7 +23,7 @@ class Objective:
 
     beta_is_conditional: ClassVar[bool] = False  # its covariance is given theta, not from x
 
-    def x_of(self, params: Params) -> jax.Array:
+    def x_of(self, params: Params) -> Array:
         """The searched part of a point, flat."""
         raise NotImplementedError
 
@@ -34,7 +35,7 @@ class Objective:
         """Those of the three that belong to x, in its order."""
         raise NotImplementedError
 
-    def params_of(self, problem: Problem, x: jax.Array, aux: Any) -> Params:
+    def params_of(self, problem: Problem, x: Array, aux: Any) -> Params:
         """The whole point that x and the modes there stand for."""
         raise NotImplementedError
 
@@ -42,11 +43,11 @@ class Objective:
         """The spherical random effects among the modes."""
         raise NotImplementedError
 
-    def evaluate(self, problem: Problem, x: jax.Array, aux: Any) -> tuple:
+    def evaluate(self, problem: Problem, x: Array, aux: Any) -> tuple:
         """Value, gradient in x, and modes."""
         raise NotImplementedError
 
-    def value(self, problem: Problem, x: jax.Array, aux: Any) -> jax.Array:
+    def value(self, problem: Problem, x: Array, aux: Any) -> Array:
         """The value alone."""
         raise NotImplementedError
 
@@ -115,7 +116,8 @@ class JointObjective(Objective):
 
     def evaluate(self, problem, x, aux):
         def value(point):
-            total, modes = joint_laplace(*self._split(problem, point), problem, aux)
+            theta, phi = self._split(problem, point)
+            total, modes = joint_laplace(theta, phi, problem, aux)
             return total, (total, modes)
 
         # a handful of parameters: forward mode through the implicit derivative of (u, beta)
@@ -123,7 +125,8 @@ class JointObjective(Objective):
         return total, gradient, modes
 
     def value(self, problem, x, aux):
-        return joint_laplace(*self._split(problem, x), problem, aux)[0]
+        theta, phi = self._split(problem, x)
+        return joint_laplace(theta, phi, problem, aux)[0]
 
     def covariance(self, searched, beta_information, phi_slope):
         # beta's part is conditional on theta: lme4's choice at nAGQ = 0
@@ -139,7 +142,7 @@ class JointObjective(Objective):
         return whole
 
     @staticmethod
-    def _split(problem, x):
+    def _split(problem: Problem, x: Array) -> tuple[Array, Array]:
         return x[: problem.n_theta], x[problem.n_theta :]
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.errors import ArgumentError
 
 _SUFFICIENT = 1e-4  # Armijo's fraction of the predicted decrease
@@ -32,16 +33,16 @@ class Search(NamedTuple):
     objective the metric predicts, g' B g / 2.
     """
 
-    x: jax.Array
-    value: jax.Array
-    gradient: jax.Array
+    x: Array
+    value: Array
+    gradient: Array
     aux: Any
-    inverse: jax.Array  # B, the metric's inverse Hessian (d, d)
-    length: jax.Array  # of the next step, 1 is the whole of it
-    gain: jax.Array
+    inverse: Array  # B, the metric's inverse Hessian (d, d)
+    length: Array  # of the next step, 1 is the whole of it
+    gain: Array
 
 
-def begin(x, aux, inverse) -> Search:
+def begin(x: Array, aux: Any, inverse: Array) -> Search:
     """A search before its first evaluation: `advance` evaluates x itself and stays there."""
     value = jnp.full((), jnp.inf, x.dtype)
     return Search(x, value, jnp.zeros_like(x), aux, inverse, jnp.ones_like(value), value)
@@ -82,7 +83,7 @@ def advance(evaluate: Callable, search: Search) -> Search:
     )
 
 
-def _updated(inverse: jax.Array, step: jax.Array, change: jax.Array) -> jax.Array:
+def _updated(inverse: Array, step: Array, change: Array) -> Array:
     """The BFGS update of an inverse Hessian; unchanged where the curvature is not positive."""
     curvature = step @ change
     image = inverse @ change
@@ -135,15 +136,15 @@ def derivative_free(
     `scale` (d, d) maps search coordinates to parameters, x = x0 + scale @ t, and should make the
     function vary about equally in all of t; `tol` is the final radius in t.
     """
-    best = [np.asarray(x0), np.inf]
-    spent = [0]
+    best, best_value, spent = np.asarray(x0), np.inf, 0
 
-    def of_search(t):
+    def of_search(t: np.ndarray) -> float:
+        nonlocal best, best_value, spent
         x = x0 + scale @ t
         value = float(function(x))
-        spent[0] += 1
-        if value < best[1]:
-            best[:] = [x, value]
+        spent += 1
+        if value < best_value:
+            best, best_value = x, value
         # these optimisers build models of the values and cannot carry inf
         return value if np.isfinite(value) else 1e100
 
@@ -161,7 +162,7 @@ def derivative_free(
         options = {"maxfev": maxfun, "final_tr_radius": tol, "initial_tr_radius": 1.0}
         scipy.optimize.minimize(of_search, zero, method="COBYQA", options=options)
         method = "SciPy COBYQA"
-    return Descent(best[0], best[1], spent[0], method)
+    return Descent(best, best_value, spent, method)
 
 
 def central_differences(

@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.design import Design, Term
-from mixedlm_jax.elimination import Plan, Rows, make_plan
+from mixedlm_jax.elimination import Rows
 from mixedlm_jax.families import Family
 from mixedlm_jax.families.base import elementwise_derivatives
+from mixedlm_jax.plan import Plan, make_plan
 
 _static = {"static": True}
 
@@ -27,12 +29,12 @@ _static = {"static": True}
 class Params(NamedTuple):
     """A point of the parameter space: theta, beta, and phi in unconstrained coordinates."""
 
-    theta: jax.Array
-    beta: jax.Array
-    phi: jax.Array
+    theta: Array
+    beta: Array
+    phi: Array
 
     @property
-    def flat(self) -> jax.Array:
+    def flat(self) -> Array:
         """theta, beta and phi in one vector."""
         return jnp.concatenate(self)
 
@@ -40,9 +42,9 @@ class Params(NamedTuple):
 class RowTerms(NamedTuple):
     """Log-density of each row and its derivatives in eta (n,): weight is -d2/deta2."""
 
-    value: jax.Array
-    score: jax.Array
-    weight: jax.Array
+    value: Array
+    score: Array
+    weight: Array
 
 
 @jax.tree_util.register_dataclass
@@ -88,15 +90,13 @@ class Problem:
         ends = np.cumsum([0, *sizes])
         return tuple(slice(int(a), int(b)) for a, b in zip(ends, ends[1:], strict=False))
 
-    def split(self, flat: jax.Array) -> Params:
+    def split(self, flat: Array) -> Params:
         """The inverse of `Params.flat`."""
         q, p = self.n_theta, self.X.shape[1]
         return Params(flat[:q], flat[q : q + p], flat[q + p :])
 
 
-def make_problem(
-    design: Design, family: Family, *, information: str = "observed"
-) -> Problem:
+def make_problem(design: Design, family: Family, *, information: str = "observed") -> Problem:
     """Put a design's arrays and its elimination plan together.
 
     Raises `ArgumentError` for `information="expected"` where the family has no closed form.
@@ -136,12 +136,10 @@ def zero_effects(problem: Problem) -> tuple[np.ndarray, ...]:
     return tuple(np.zeros(size) for size in sizes)
 
 
-def covariance_factors(problem: Problem, params: Params) -> tuple[jax.Array, ...]:
+def covariance_factors(problem: Problem, params: Params) -> tuple[Array, ...]:
     """Lambda of each grouping factor (k, k), on the scale of eta."""
     scale = problem.family.ranef_scale(params.phi)
-    factors = [
-        jnp.zeros((k, k), params.theta.dtype) for k in problem.plan.n_effects
-    ]
+    factors = [jnp.zeros((k, k), params.theta.dtype) for k in problem.plan.n_effects]
     for term, where in zip(problem.terms, problem.theta_slices, strict=True):
         structure, columns = STRUCTURES[term.structure], np.array(term.columns)
         block = structure.factor(params.theta[where], len(columns)) * scale
@@ -158,12 +156,12 @@ def random_rows(problem: Problem, params: Params) -> Rows:
     )
 
 
-def fixed_predictor(problem: Problem, beta: jax.Array) -> jax.Array:
+def fixed_predictor(problem: Problem, beta: Array) -> Array:
     """X beta + offset (n,)."""
     return problem.X @ beta + problem.offset
 
 
-def row_log_density(problem: Problem, eta: jax.Array, phi: jax.Array) -> jax.Array:
+def row_log_density(problem: Problem, eta: Array, phi: Array) -> Array:
     """Weighted log-density of each row without its base measure (n,).
 
     -inf where eta lies outside the family's domain, with finite derivatives there.
@@ -181,7 +179,7 @@ def row_log_density(problem: Problem, eta: jax.Array, phi: jax.Array) -> jax.Arr
     return jnp.where(used, jnp.where(valid, value, -jnp.inf), 0.0)
 
 
-def row_terms(problem: Problem, eta: jax.Array, phi: jax.Array) -> RowTerms:
+def row_terms(problem: Problem, eta: Array, phi: Array) -> RowTerms:
     """Log-density, score and observed information of every row in eta."""
     if problem.differentiation == "numerical":
         return _numerical_row_terms(problem, eta, phi)
@@ -191,7 +189,7 @@ def row_terms(problem: Problem, eta: jax.Array, phi: jax.Array) -> RowTerms:
     return RowTerms(value, score, -curvature)
 
 
-def _numerical_row_terms(problem: Problem, eta: jax.Array, phi: jax.Array) -> RowTerms:
+def _numerical_row_terms(problem: Problem, eta: Array, phi: Array) -> RowTerms:
     """`row_terms` by five-point central differences, good to about 1e-9."""
     h = 1e-3
 
@@ -205,7 +203,7 @@ def _numerical_row_terms(problem: Problem, eta: jax.Array, phi: jax.Array) -> Ro
     return RowTerms(centre, score, -curvature)
 
 
-def determinant_weights(problem: Problem, eta: jax.Array, phi: jax.Array) -> jax.Array:
+def determinant_weights(problem: Problem, eta: Array, phi: Array) -> Array:
     """The weights (n,) that enter log|H|: observed or expected information of each row."""
     if problem.information == "observed":
         return row_terms(problem, eta, phi).weight

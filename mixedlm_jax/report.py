@@ -22,7 +22,7 @@ from mixedlm_jax.formatting import (
     stars,
 )
 from mixedlm_jax.inference import correlation, standard_errors
-from mixedlm_jax.verdict import Verdict
+from mixedlm_jax.verdict import MAX_GAIN, Verdict
 
 _WIDEST_CORRELATION = 12  # coefficients whose correlations are shown without being asked for
 
@@ -147,10 +147,15 @@ class Convergence:
         return cls(verdict.ok, verdict.singular, separated, verdict.decrement, tuple(messages))
 
     def __str__(self) -> str:
-        distance = f"{self.decrement:.0e} log-likelihood units from the optimum"
         if self.ok:
-            return "; ".join([f"converged: {distance}", *self.messages])
-        return f"not converged: {'; '.join(self.messages)} (predicted: {distance})"
+            how = "; ".join(self.messages) or "converged"
+            return f"{how}: {self.decrement:.0e} log-likelihood units from the optimum"
+        promise = (
+            f" (a Newton step promises {self.decrement:.0e} log-likelihood units)"
+            if self.decrement > MAX_GAIN
+            else ""
+        )
+        return f"not converged: {'; '.join(self.messages)}{promise}"
 
     def __repr__(self) -> str:
         return f"<Convergence ok={self.ok}: {self}>"

@@ -3,6 +3,7 @@ and a derivative-free rescue. What is compiled for a fit is compiled here and in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.elimination import Effects, predictor
@@ -63,15 +65,15 @@ def take_step(objective: Objective, problem: Problem, search: Search) -> Search:
 
 
 @partial(jax.jit, static_argnames="objective")
-def objective_value(objective: Objective, problem: Problem, x: jax.Array, aux: Any) -> jax.Array:
+def objective_value(objective: Objective, problem: Problem, x: Array, aux: Any) -> Array:
     """-log L without the base measure."""
     return objective.value(problem, x, aux)
 
 
 @partial(jax.jit, static_argnames=("objective", "at_once"))
 def exact_hessian(
-    objective: Objective, problem: Problem, x: jax.Array, aux: Any, at_once: int
-) -> jax.Array:
+    objective: Objective, problem: Problem, x: Array, aux: Any, at_once: int
+) -> Array:
     """Hessian of -log L in x, `at_once` columns at a time."""
     _, push = jax.linearize(lambda point: objective.evaluate(problem, point, aux)[1], x)
     return jax.lax.map(push, jnp.eye(len(x), dtype=x.dtype), batch_size=at_once)
@@ -80,11 +82,11 @@ def exact_hessian(
 class State(NamedTuple):
     """What a point and its modes amount to."""
 
-    eta: jax.Array  # (n,)
-    scale: jax.Array  # what theta is relative to: sigma for the Gaussian, else 1
-    phi: jax.Array  # on its natural scale
-    phi_slope: jax.Array  # its Jacobian in the unconstrained coordinates
-    beta_information: jax.Array | None  # of beta, given theta (p, p), if the objective wants it
+    eta: Array  # (n,)
+    scale: Array  # what theta is relative to: sigma for the Gaussian, else 1
+    phi: Array  # on its natural scale
+    phi_slope: Array  # its Jacobian in the unconstrained coordinates
+    beta_information: Array | None  # of beta, given theta (p, p), if the objective wants it
 
 
 @partial(jax.jit, static_argnames="objective")
@@ -106,7 +108,7 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
 
 
 @jax.jit
-def relative_factors(problem: Problem, params: Params) -> tuple[jax.Array, ...]:
+def relative_factors(problem: Problem, params: Params) -> tuple[Array, ...]:
     """Lambda per grouping factor (k, k), relative to the Gaussian's sigma as theta is."""
     scale = problem.family.ranef_scale(params.phi)
     return tuple(factor / scale for factor in covariance_factors(problem, params))
@@ -162,7 +164,8 @@ def search_optimum(
     """The optimum from rough parameters, by gradients, or without them where those fail."""
     search = first_search(objective, problem, first)
     if control.optimizer == "bobyqa":
-        begun = _outcome(objective, problem, search, None, "start", 0, ())
+        unknown = np.full((len(search.x),) * 2, np.nan)
+        begun = _outcome(objective, problem, search, unknown, "start", 0, ())
         return replace(rescue(objective, begun, first, control), reason="asked for")
     outcome = climb(objective, problem, search, control)
     outcome = _second_opinion(objective, outcome, first, control)
@@ -184,28 +187,27 @@ def first_search(objective: Objective, problem: Problem, first: Params) -> Searc
     return begin(objective.x_of(params), objective.aux_of(modes), metric)
 
 
-def climb(
-    objective: Objective, problem: Problem, search: Search, control: GlmerControl
-) -> Outcome:
+def climb(objective: Objective, problem: Problem, search: Search, control: GlmerControl) -> Outcome:
     """Quasi-Newton search, then Newton's method with the exact Hessian until that settles it."""
 
     def step(state):
         return take_step(objective, problem, state)
 
     search, used, stopped = bfgs(step, search, tol=control.tol, maxfun=control.maxfun)
-    hessian = hessian_at(objective, problem, search) if np.isfinite(search.value) else None
+    hessian = hessian_at(objective, problem, search)
     rounds = 0
-    while rounds < _MAX_POLISH and used < control.maxfun and _all_finite(hessian):
+    while rounds < _MAX_POLISH and used < control.maxfun and np.all(np.isfinite(hessian)):
         curvature = Curvature.of(hessian)
         metric = curvature.metric()
         gain = 0.5 * search.gradient @ metric @ search.gradient
         if gain < _EXACT and not curvature.indefinite:
             break
+        before = search.x
         if gain < MAX_GAIN and curvature.indefinite:
             search = _off_saddle(step, search, curvature)
             used += 1
+        gain = 0.5 * search.gradient @ metric @ search.gradient
         search = search._replace(inverse=metric, gain=gain, length=np.ones(()))
-        before = search.x
         search, more, stopped = bfgs(step, search, tol=_EXACT, maxfun=control.maxfun - used)
         used += more
         rounds += 1
@@ -217,18 +219,21 @@ def climb(
     return _on_boundary(objective, outcome) if outcome.finite else outcome
 
 
-def _outcome(objective, problem, search, hessian, stopped, used, path, **how) -> Outcome:
-    """An outcome with the covariance factors of its point; a Hessian of None is not known."""
-    if hessian is None:
-        hessian = np.full((len(search.x),) * 2, np.nan)
+def _outcome(
+    objective: Objective,
+    problem: Problem,
+    search: Search,
+    hessian: np.ndarray,
+    stopped: str,
+    used: int,
+    path: tuple[str, ...],
+    optimizer: str = "bfgs",
+) -> Outcome:
+    """An outcome with the covariance factors of its point."""
     x, aux = jax.device_get((search.x, search.aux))
     params = objective.params_of(problem, x, aux)
     factors = jax.device_get(relative_factors(problem, params))
-    return Outcome(problem, search, hessian, factors, stopped, used, path, **how)
-
-
-def _all_finite(array: np.ndarray | None) -> bool:
-    return array is not None and bool(np.all(np.isfinite(array)))
+    return Outcome(problem, search, hessian, factors, stopped, used, path, optimizer)
 
 
 def _on_boundary(objective: Objective, outcome: Outcome) -> Outcome:
@@ -260,7 +265,7 @@ def _on_boundary(objective: Objective, outcome: Outcome) -> Outcome:
     )
 
 
-def _off_saddle(step, search: Search, curvature: Curvature) -> Search:
+def _off_saddle(step: Callable[[Search], Search], search: Search, curvature: Curvature) -> Search:
     """Step down the direction of most negative curvature, by about one unit of its scale."""
     length = 1.0 / np.sqrt(-curvature.values[0])
     away = curvature.scale * curvature.vectors[:, 0] * length
@@ -269,8 +274,13 @@ def _off_saddle(step, search: Search, curvature: Curvature) -> Search:
 
 
 def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.ndarray:
-    """The exact Hessian at a search's point, with memory bounded by `_HESSIAN_ROWS`."""
+    """The exact Hessian at a search's point (nan where the value is not finite).
+
+    Its memory is bounded by `_HESSIAN_ROWS`.
+    """
     d, n = len(search.x), len(problem.y)
+    if not np.isfinite(search.value):
+        return np.full((d, d), np.nan)
     at_once = int(np.clip(_HESSIAN_ROWS // n, 1, d))
     hessian = np.asarray(exact_hessian(objective, problem, search.x, search.aux, at_once))
     return 0.5 * (hessian + hessian.T)
@@ -325,9 +335,7 @@ def _second_opinion(
     )
 
 
-def rescue(
-    objective: Objective, failed: Outcome, first: Params, control: GlmerControl
-) -> Outcome:
+def rescue(objective: Objective, failed: Outcome, first: Params, control: GlmerControl) -> Outcome:
     """A derivative-free search from the best point known, then Newton steps where they work.
 
     Where the likelihood itself came out not finite, the derivatives of the rows in eta are taken
@@ -371,8 +379,6 @@ def rescue(
 
 
 @partial(jax.jit, static_argnames="objective")
-def modes_at(objective: Objective, problem: Problem, x: jax.Array, aux: Any) -> Any:
+def modes_at(objective: Objective, problem: Problem, x: Array, aux: Any) -> Any:
     """The modes at x."""
     return objective.evaluate(problem, x, aux)[2]
-
-

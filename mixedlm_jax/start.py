@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.elimination import predictor, sum_by
 from mixedlm_jax.errors import ArgumentError, DataError
@@ -31,9 +32,9 @@ class Start(NamedTuple):
     """Joint modes of (u, beta) at the first theta, and the information of each parameter there."""
 
     modes: JointModes
-    theta: jax.Array  # information of theta, (n_theta, n_theta)
-    beta: jax.Array  # of beta, given theta (p, p)
-    phi: jax.Array  # of phi (n_phi, n_phi)
+    theta: Array  # information of theta, (n_theta, n_theta)
+    beta: Array  # of beta, given theta (p, p)
+    phi: Array  # of phi (n_phi, n_phi)
 
 
 def first_params(problem: Problem, given: dict | None) -> Params:
@@ -109,9 +110,7 @@ def prepare(problem: Problem, first: Params) -> Start:
     weight = jnp.maximum(row_terms(problem, eta, params.phi).weight, 0.0)
 
     scale = problem.family.ranef_scale(params.phi)
-    covariance = [
-        (factor @ factor.T) / scale**2 for factor in covariance_factors(problem, params)
-    ]
+    covariance = [(factor @ factor.T) / scale**2 for factor in covariance_factors(problem, params)]
     theta = jnp.zeros((problem.n_theta, problem.n_theta), eta.dtype)
     for term, where in zip(problem.terms, problem.theta_slices, strict=True):
         f, columns = term.factor, np.array(term.columns)

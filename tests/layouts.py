@@ -27,7 +27,7 @@ SIZES = np.array([1.0, 2.0, 4.0, 6.0])  # of binomial trials
 
 @dataclass(frozen=True)
 class Group:
-    """A grouping factor: its number of levels, effects per level, and the factor it is nested in."""
+    """A grouping factor: how many levels and effects per level, and what it is nested in."""
 
     n_levels: int
     n_effects: int = 1
@@ -81,7 +81,7 @@ MORE_LAYOUTS: dict[str, Layout] = {
     "nested three deep and crossed twice": Layout(
         (Group(18, within=1), Group(8, 2, within=3), Group(6), Group(4), Group(3, 2))
     ),
-    "the same factor twice": Layout((Group(8, within=1), Group(8, 2))),
+    "two factors of the same levels": Layout((Group(8, within=1), Group(8, 2))),
 }
 
 # Fixed effects that keep the predictor well inside the domain, and the mean there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +41,15 @@ def cbpp():
 
 def test_second_fit_of_a_shape_compiles_nothing(cbpp):
     mlm.glmer(CBPP, cbpp, "binomial")
-    programs = (prepare, take_step, exact_hessian)
+    programs: tuple[Any, ...] = (prepare, take_step, exact_hessian)
     before = [program._cache_size() for program in programs]
-    traces = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, duration, **_: traces.append(event) if "trace" in event else None
-    )
+    traces: list[str] = []
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if "trace" in event:
+            traces.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         other = cbpp.assign(incidence=np.minimum(cbpp["incidence"] + 1, cbpp["size"]))
         model = mlm.glmer(CBPP, other, Binomial())
@@ -202,7 +206,7 @@ def test_singular_fit_is_ok_and_equals_the_model_without_the_effect(no_variance)
     se = np.sqrt(np.diag(np.linalg.inv(X.T @ (np.exp(X @ beta)[:, None] * X))))
     np.testing.assert_allclose(list(model.fixef().values()), beta, atol=1e-6)
     np.testing.assert_allclose(np.sqrt(np.diag(model.vcov())), se, rtol=1e-6)
-    assert np.isnan(model.vcov(full=True).iloc[0, 0])
+    assert np.isnan(model.vcov(full=True).to_numpy()[0, 0])
 
 
 def test_correlation_on_the_boundary(no_variance):
@@ -227,6 +231,7 @@ def test_start_values_lead_to_the_same_optimum(cbpp):
 
 def test_expected_information_is_lme4s(cbpp):
     """At lme4's estimate its Laplace log-likelihood has the Fisher weights in the determinant."""
+    reached = 0.0
     for name in ("cbpp_probit", "cbpp_cloglog"):
         record = records.MODELS[name]
         family = Binomial(record["link"])

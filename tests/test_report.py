@@ -267,12 +267,17 @@ def test_a_correlation_without_variance_is_nan():
         ([1e5], 4, ["1e+05"]),
         ([123456], 4, ["123456"]),
         ([1e-5], 4, ["1e-05"]),
+        ([-1e-5, 1.0], 3, ["-1e-05", "1e+00"]),
         ([np.inf, -np.inf], 4, ["Inf", "-Inf"]),
         ([], 4, []),
     ],
 )
 def test_numbers_as_r_formats_them(values, digits, expected):
     assert [text.strip() for text in format_alike(values, digits)] == expected
+
+
+def test_zero_has_no_sign():
+    assert format_alike([-0.0, 1.25], 3) == ["0.00", "1.25"]
 
 
 def test_p_values_as_r_formats_them():

@@ -14,22 +14,24 @@ variance sigma^2 / w). Other families see no weight: it multiplies their log-den
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.errors import ArgumentError, DataError
-from mixedlm_jax.links import Link, resolve_link
+from mixedlm_jax.links import resolve_link
 
 
 @dataclass(frozen=True)
 class Family:
-    """Base of all response families; `link` is given by name or as a `Link`."""
+    """Base of all response families."""
 
-    link: Link
+    link: Any  # given by name or as a `Link`; a `Link` once the family is made
 
     name: ClassVar[str]
     links: ClassVar[tuple[str, ...]]
@@ -48,12 +50,12 @@ class Family:
 
     def log_density(
         self,
-        y: jax.Array,
-        eta: jax.Array,
-        phi: jax.Array,
-        trials: jax.Array,
-        precision: jax.Array,
-    ) -> jax.Array:
+        y: Array,
+        eta: Array,
+        phi: Array,
+        trials: Array,
+        precision: Array,
+    ) -> Array:
         """log f(y | eta, phi) without the base measure; eta inside `in_domain`."""
         raise NotImplementedError
 
@@ -61,13 +63,13 @@ class Family:
         """The part of log f that depends on neither eta nor phi (NumPy)."""
         return np.zeros_like(y)
 
-    def in_domain(self, eta: jax.Array) -> jax.Array:
+    def in_domain(self, eta: Array) -> Array:
         """Where eta gives a valid distribution (bool)."""
         return self.link.in_domain(eta)
 
     def expected_information(
-        self, eta: jax.Array, phi: jax.Array, trials: jax.Array, precision: jax.Array
-    ) -> jax.Array:
+        self, eta: Array, phi: Array, trials: Array, precision: Array
+    ) -> Array:
         """E(-d2 log f / d eta2), the Fisher information of eta in one observation.
 
         Raises `ArgumentError` for families without a closed form.
@@ -77,11 +79,11 @@ class Family:
             'family does not have; use information="observed"'
         )
 
-    def ranef_scale(self, phi: jax.Array) -> jax.Array | float:
+    def ranef_scale(self, phi: Array) -> Array | float:
         """What theta is relative to: sigma for the Gaussian, 1 elsewhere."""
         return 1.0
 
-    def dispersion(self, phi: jax.Array) -> jax.Array:
+    def dispersion(self, phi: Array) -> Array:
         """phi on its natural scale, named by `dispersion_names`."""
         return phi
 
@@ -137,7 +139,9 @@ def require(ok: np.ndarray, y: np.ndarray, family: str, expected: str, hint: str
         )
 
 
-def elementwise_derivatives(log_density, eta: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def elementwise_derivatives(
+    log_density: Callable[[Array], Array], eta: Array
+) -> tuple[Array, Array, Array]:
     """Value, first and second derivative in eta of an elementwise function, in one pass."""
     one = jnp.ones_like(eta)
 

@@ -1,0 +1,563 @@
+"""Every family of the registry with every link it offers: a new one meets these tests by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from scipy import special, stats
+
+from mixedlm_jax import families
+from mixedlm_jax.design import Design, Factor, Term
+from mixedlm_jax.errors import ArgumentError, DataError
+from mixedlm_jax.families import FAMILIES, Family
+from mixedlm_jax.links import LINKS, Link, resolve_link
+from mixedlm_jax.problem import (
+    Problem,
+    determinant_weights,
+    make_problem,
+    row_log_density,
+    row_terms,
+)
+
+Array = np.ndarray
+SIGMA = 0.8
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the tests must know of a family besides its class."""
+
+    phi: tuple[float, ...]  # an unconstrained dispersion
+    responses: Callable[[float, float, float], tuple[Array, Array]]  # (mu, m, w) -> y and dy
+    some: tuple[float, ...]  # responses out of 6 trials, the extreme ones among them
+    bad: tuple[tuple[float, float], ...]  # (y, trials) that cannot occur
+    good: tuple[tuple[float, float], ...]
+    bounds: tuple[float, float]  # smallest and largest response out of 6 trials
+    saturated: tuple[float, float]  # means that stand for "as small, as large as can be"
+    single_rows: dict[float, str]  # trials -> what one row per level is
+
+
+def _successes(mu: float, m: float, w: float) -> tuple[Array, Array]:
+    return np.arange(m + 1), np.ones(int(m) + 1)
+
+
+def _counts(mu: float, m: float, w: float) -> tuple[Array, Array]:
+    y = np.arange(np.ceil(mu + 14 * np.sqrt(mu)) + 40)
+    return y, np.ones(len(y))
+
+
+def _real_line(mu: float, m: float, w: float) -> tuple[Array, Array]:
+    # the trapezoidal rule is exact to rounding for a function that decays on both sides
+    sd = SIGMA / np.sqrt(w)
+    y = mu + sd * np.linspace(-12, 12, 241)
+    return y, np.full(len(y), sd * 0.1)
+
+
+CASES: dict[str, Case] = {
+    "binomial": Case(
+        phi=(),
+        responses=_successes,
+        some=(0.0, 1.0, 4.0, 6.0),
+        bad=((-1.0, 6.0), (7.0, 6.0), (2.5, 6.0), (1.0, 2.5), (1.0, 0.0), (0.0, -1.0), (2.0, 1.0)),
+        good=((0.0, 6.0), (6.0, 6.0), (0.0, 0.0), (1.0, 1.0)),
+        bounds=(0.0, 6.0),
+        saturated=(1e-300, 1 - 2.0**-53),
+        single_rows={1.0: "refuse", 6.0: "ok"},
+    ),
+    "poisson": Case(
+        phi=(),
+        responses=_counts,
+        some=(0.0, 1.0, 4.0, 30.0),
+        bad=((-1.0, 1.0), (0.5, 1.0)),
+        good=((0.0, 1.0), (1e6, 1.0)),
+        bounds=(0.0, np.inf),
+        saturated=(1e-300, 1e300),
+        single_rows={1.0: "ok"},
+    ),
+    "gaussian": Case(
+        phi=(float(np.log(SIGMA)),),
+        responses=_real_line,
+        some=(-1.5, 0.2, 3.0),
+        bad=(),
+        good=((-3.25, 1.0), (1e6, 1.0)),
+        bounds=(-np.inf, np.inf),
+        saturated=(1e-300, 1e300),
+        single_rows={1.0: "refuse"},
+    ),
+}
+
+# The mean and, for probabilities, the logarithms of both tails, written with SciPy's functions.
+MEANS: dict[str, Callable[..., Any]] = {
+    "identity": np.asarray,
+    "log": np.exp,
+    "sqrt": np.square,
+    "logit": special.expit,
+    "probit": special.ndtr,
+    "cloglog": stats.gumbel_l.cdf,
+    "cauchit": stats.cauchy.cdf,
+}
+TAILS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "logit": (special.log_expit, lambda eta: special.log_expit(-eta)),
+    "probit": (special.log_ndtr, lambda eta: special.log_ndtr(-eta)),
+    "cloglog": (
+        lambda eta: np.where(eta < -20, eta - np.exp(eta) / 2, np.log(stats.gumbel_l.cdf(eta))),
+        lambda eta: -np.exp(eta),
+    ),
+    "cauchit": (
+        lambda eta: np.log(np.arctan2(1, -eta) / np.pi),
+        lambda eta: np.log(np.arctan2(1, eta) / np.pi),
+    ),
+    "log": (np.asarray, lambda eta: np.log(-np.expm1(eta))),
+}
+
+MEMBERS = [cls(link) for cls in FAMILIES.values() for link in cls.links]  # type: ignore[call-arg]
+NAMES = [f"{member.name}-{member.link.name}" for member in MEMBERS]
+every_member = pytest.mark.parametrize("family", MEMBERS, ids=NAMES)
+every_family = pytest.mark.parametrize("name", FAMILIES)
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def problem_of(family: Family, y: Array, trials: Array, weights: Array, kind: str) -> Problem:
+    """Rows of a family, in one group."""
+    n = len(y)
+    design = Design(
+        y=y,
+        trials=trials,
+        weights=weights,
+        offset=np.zeros(n),
+        X=np.ones((n, 1)),
+        factors=(Factor(np.zeros(n, np.int32), 1, np.ones((1, n))),),
+        terms=(Term(0, (0,), "unstructured"),),
+        weights_type=kind,
+    )
+    return make_problem(design, family)
+
+
+@jax.jit
+def evaluate(problem: Problem, eta: jax.Array, phi: jax.Array) -> dict[str, jax.Array]:
+    """Everything that a family says of its rows."""
+
+    def curvature(point):
+        return -row_terms(problem, point, phi).weight
+
+    rows = row_terms(problem, eta, phi)
+    return {
+        "value": rows.value,
+        "score": rows.score,
+        "weight": rows.weight,
+        "third": jax.jvp(curvature, (eta,), (jnp.ones_like(eta),))[1],
+        "expected": determinant_weights(problem.replace(information="expected"), eta, phi),
+        # reverse mode takes other branches of `where` than forward mode does
+        "reverse": jax.grad(lambda point: jnp.sum(row_log_density(problem, point, phi)))(eta),
+    }
+
+
+def look(problem: Problem, eta: Array, phi: tuple[float, ...]) -> dict[str, Array]:
+    """`evaluate` in NumPy."""
+    found = evaluate(problem, jnp.asarray(eta), jnp.asarray(phi, float))
+    return {key: np.asarray(value) for key, value in found.items()}
+
+
+def predictors(family: Family, low: float = -5.0, high: float = 5.0, step: float = 0.5) -> Array:
+    """A grid inside the domain, at least half a step from where it ends."""
+    grid = np.arange(low, high, step) + step / 2
+    around = grid + np.array([[-0.5], [0.5]]) * step
+    return grid[np.all(np.asarray(family.in_domain(jnp.asarray(around))), axis=0)]
+
+
+@cache
+def table(family: Family, weight: float) -> dict[str, Array]:
+    """Densities of every response (or of a fine grid of them) at every eta of a grid."""
+    case, m = CASES[family.name], 6.0 if family.takes_trials else 1.0
+    parts = []
+    for eta in predictors(family):
+        mu = float(MEANS[family.link.name](eta))
+        y, width = case.responses(mu, m, weight)
+        parts.append((np.full(len(y), eta), np.full(len(y), mu * m), y, width))
+    eta, mean, y, width = (np.concatenate(column) for column in zip(*parts, strict=True))
+    trials = np.full(len(y), m)
+    problem = problem_of(family, y, trials, np.full(len(y), weight), "prior")
+    found = look(problem, eta, case.phi)
+    base = family.log_base_measure(y, trials)
+    return {**found, "eta": eta, "mean": mean, "y": y, "log_f": found["value"] + base} | {
+        "mass": np.exp(found["value"] + base) * width
+    }
+
+
+def sums(rows: dict[str, Array], values: Array) -> tuple[Array, Array]:
+    """Expectation of values at each eta, and where its rows begin."""
+    _, first, which = np.unique(rows["eta"], return_index=True, return_inverse=True)
+    return np.bincount(which, weights=rows["mass"] * values), first
+
+
+@every_member
+def test_density_has_mass_one_and_the_moments_it_claims(family):
+    # a weight that is a precision belongs to the density; others multiply its logarithm
+    for weight in (1.0, 2.5) if family.weights_are_precisions else (1.0,):
+        rows = table(family, weight)
+        mass, first = sums(rows, np.ones_like(rows["y"]))
+        np.testing.assert_allclose(mass, 1.0, rtol=1e-10)
+        mean, _ = sums(rows, rows["y"])
+        np.testing.assert_allclose(mean, rows["mean"][first], rtol=1e-9, atol=1e-12)
+        spread, _ = sums(rows, (rows["y"] - rows["mean"]) ** 2)
+        m = 6.0 if family.takes_trials else 1.0
+        scale = SIGMA**2 / weight if family.dispersion_names else 1.0
+        expected = scale * m * family.variance(rows["mean"][first] / m)
+        np.testing.assert_allclose(spread, expected, rtol=1e-8, atol=1e-12)
+
+
+@every_member
+def test_expected_information_is_the_mean_of_the_observed(family):
+    for weight in (1.0, 2.5) if family.weights_are_precisions else (1.0,):
+        rows = table(family, weight)
+        score, _ = sums(rows, rows["score"])
+        size, _ = sums(rows, np.abs(rows["score"]))
+        np.testing.assert_allclose(score, np.zeros_like(score), atol=1e-10 * np.max(size + 1))
+        observed, first = sums(rows, rows["weight"])
+        np.testing.assert_allclose(observed, rows["expected"][first], rtol=1e-8, atol=1e-13)
+        squares, _ = sums(rows, rows["score"] ** 2)
+        np.testing.assert_allclose(squares, rows["expected"][first], rtol=1e-8, atol=1e-13)
+
+
+def sample(family: Family, weights: str) -> tuple[Problem, Array]:
+    """Some responses at every eta of a coarse grid, with weights."""
+    some = np.array(CASES[family.name].some)
+    eta = predictors(family, -3.0, 3.0, 0.4)
+    eta, y = (part.ravel() for part in np.meshgrid(eta, some, indexing="ij"))
+    weight = np.ones(len(y))
+    if weights != "none":
+        weight = 0.5 + np.arange(len(y)) % 4
+        weight[::5] = 0.0
+    trials = np.full(len(y), 6.0 if family.takes_trials else 1.0)
+    kind = "frequency" if weights == "frequency" else "prior"
+    return problem_of(family, y, trials, weight, kind), eta
+
+
+@every_member
+@pytest.mark.parametrize("weights", ["none", "prior", "frequency"])
+def test_rows_are_the_oracles(family, weights):
+    problem, eta = sample(family, weights)
+    phi = CASES[family.name].phi
+    found = look(problem, eta, phi)
+    dense = oracle.Problem(
+        family.name,
+        family.link.name,
+        problem.y,
+        problem.X,
+        [],
+        problem.trials,
+        problem.weights,
+        weights_type=problem.weights_type,
+    )
+    rows = dense.density(eta, float(np.exp(phi[0])) if phi else 1.0)
+    assert np.sum(found["value"]) + problem.log_base == pytest.approx(rows.log_f.sum(), rel=1e-12)
+    for key, closed in (
+        ("score", rows.score),
+        ("reverse", rows.score),
+        ("weight", rows.observed),
+        ("expected", rows.expected),
+    ):
+        np.testing.assert_allclose(found[key], closed, rtol=1e-9, atol=1e-9, err_msg=key)
+
+
+@every_member
+def test_derivatives_agree_with_differences(family):
+    problem, eta = sample(family, "prior")
+    phi = CASES[family.name].phi
+    here = look(problem, eta, phi)
+    for of, derivative, sign in (
+        ("value", "score", 1.0),
+        ("score", "weight", -1.0),
+        ("weight", "third", -1.0),
+    ):
+        steps = oracle.jacobian_fd(
+            lambda h, of=of: look(problem, eta + h[0], phi)[of], np.zeros(1), 0.01
+        )
+        scale = 1.0 + np.abs(here[derivative])
+        np.testing.assert_allclose(
+            here[derivative] / scale, sign * steps[:, 0] / scale, atol=1e-8, err_msg=derivative
+        )
+
+
+@every_member
+def test_numerical_differentiation_stands_in_for_autodiff(family):
+    problem, eta = sample(family, "prior")
+    phi = CASES[family.name].phi
+    exact, rough = look(problem, eta, phi), look(
+        problem.replace(differentiation="numerical"), eta, phi
+    )
+    for key, tolerance in (("value", 1e-14), ("score", 1e-8), ("weight", 1e-6)):
+        scale = 1.0 + np.abs(exact["value"]) + np.abs(exact[key])
+        np.testing.assert_allclose(rough[key] / scale, exact[key] / scale, atol=tolerance)
+
+
+@every_member
+def test_nothing_is_nan_far_out(family):
+    some = np.array(CASES[family.name].some)
+    eta = np.array([-700.0, -300.0, -37.5, -1e-3, 0.0, 1e-3, 37.5, 300.0, 700.0])
+    eta, y = (part.ravel() for part in np.meshgrid(eta, some, indexing="ij"))
+    trials = np.full(len(y), 6.0 if family.takes_trials else 1.0)
+    phi = CASES[family.name].phi
+    inside = np.asarray(family.in_domain(jnp.asarray(eta)))
+    with np.errstate(over="ignore"):
+        # log f of a count falls like the mean, that of a measurement like its square
+        mean = np.abs(np.where(inside, MEANS[family.link.name](eta), 1.0))
+        fits = mean < (1e150 if family.weights_are_precisions else 1e306)
+    for kind, weight in (("prior", 1.0), ("frequency", 3.0), ("prior", 0.0)):
+        found = look(problem_of(family, y, trials, np.full(len(y), weight), kind), eta, phi)
+        for key, values in found.items():
+            assert not np.any(np.isnan(values)), (kind, weight, key)
+            if weight == 0.0:
+                assert not np.any(values), key
+            elif key != "value":
+                assert not np.any(values[~inside]) or key == "expected", key
+                ok = np.isfinite(values) | ~fits
+                assert np.all(ok), (key, eta[~ok], y[~ok])
+        if weight:
+            assert np.all(np.isneginf(found["value"][~inside]))
+            assert np.all(np.isfinite(found["value"][inside & fits]))
+            assert np.all(np.isneginf(found["value"]) | np.isfinite(found["value"]))
+
+
+@every_member
+def test_concavity_is_claimed_where_it_holds_and_nowhere_else(family):
+    some = np.array(CASES[family.name].some)
+    eta = predictors(family, -30.0, 30.0, 0.1)
+    eta, y = (part.ravel() for part in np.meshgrid(eta, some, indexing="ij"))
+    trials = np.full(len(y), 6.0 if family.takes_trials else 1.0)
+    problem = problem_of(family, y, trials, np.ones(len(y)), "prior")
+    weight = look(problem, eta, CASES[family.name].phi)["weight"]
+    if family.log_concave:
+        assert np.min(weight) >= -1e-12
+    else:
+        assert np.min(weight) < -1e-3
+
+
+@every_member
+def test_deviance_is_twice_the_distance_to_the_saturated_model(family, rng):
+    case = CASES[family.name]
+    y = np.repeat(case.some, 6)
+    if family.link.name == "log" and not family.takes_trials:
+        y = np.maximum(y, 0.0)
+    trials = np.full(len(y), 6.0 if family.takes_trials else 1.0)
+    grid = predictors(family, -2.0, 2.0, 0.3)
+    eta = rng.choice(grid, len(y))
+    saturated = np.asarray(family.link.link(np.clip(y / trials, *case.saturated)))
+    if family.link.name == "identity" and case.bounds[0] == -np.inf:
+        saturated = y
+    assert np.all(family.in_domain(jnp.asarray(saturated)))
+    problem = problem_of(family, y, trials, np.ones(len(y)), "prior")
+    phi = tuple(0.0 for _ in case.phi)  # at dispersion 1
+    top, here = (look(problem, point, phi)["value"] for point in (saturated, eta))
+    mu = np.asarray(family.link.inverse(jnp.asarray(eta)))
+    found = family.unit_deviance(y, mu, trials)
+    np.testing.assert_allclose(found, 2 * (top - here), rtol=1e-9, atol=1e-9)
+    assert np.all(found >= 0)
+    at_itself = family.unit_deviance(y, y / trials, trials)
+    np.testing.assert_allclose(at_itself, np.zeros(len(y)), atol=1e-12)
+
+
+def test_no_trials_have_no_deviance():
+    family, none = families.Binomial(), np.zeros(3)
+    found = family.unit_deviance(none, np.array([0.0, 0.4, 1.0]), none)
+    np.testing.assert_array_equal(found, none)
+
+
+@every_member
+def test_a_fit_can_start_at_any_response(family):
+    case = CASES[family.name]
+    y = np.array(case.some)
+    trials = np.full(len(y), 6.0 if family.takes_trials else 1.0)
+    mean = family.start_mean(y, trials)
+    eta = np.asarray(family.link.link(mean))
+    assert np.all(np.isfinite(eta))
+    assert np.all(family.in_domain(jnp.asarray(eta)))
+    if family.takes_trials:  # rows of trials with a denominator of 0 occur
+        eta = np.asarray(family.link.link(family.start_mean(np.zeros(2), np.zeros(2))))
+        assert np.all(np.isfinite(eta))
+
+
+@every_member
+def test_dispersion_has_a_start_and_a_natural_scale(family, rng):
+    y, weights = rng.normal(size=40), rng.uniform(0.5, 2.0, 40)
+    weights[::5] = 0.0
+    start = family.start_phi(y, np.zeros(40), weights)
+    assert start.shape == (len(family.dispersion_names),)
+    assert np.all(np.isfinite(start))
+    natural = np.asarray(family.dispersion(jnp.asarray(start)))
+    assert natural.shape == start.shape
+    if family.dispersion_names == ("sigma",):
+        used = weights > 0
+        assert natural[0] ** 2 == pytest.approx(np.mean(weights[used] * y[used] ** 2))
+        assert float(family.ranef_scale(jnp.asarray(start))) == pytest.approx(natural[0])
+    else:
+        assert family.ranef_scale(jnp.asarray(start)) == 1.0
+
+
+@every_member
+def test_likelihood_grows_towards_the_bounds(family):
+    case = CASES[family.name]
+    trials = np.full(3, 6.0 if family.takes_trials else 1.0)
+    low, high = family.bounds(trials)
+    np.testing.assert_array_equal(low, np.full(3, case.bounds[0]))
+    np.testing.assert_array_equal(high, np.full(3, case.bounds[1]))
+    for bound, sign in ((low, -1.0), (high, 1.0)):
+        eta = sign * np.array([1.0, 5.0, 25.0])
+        if np.isfinite(bound[0]) and np.all(family.in_domain(jnp.asarray(eta))):
+            problem = problem_of(family, bound, trials, np.ones(3), "prior")
+            found = look(problem, eta, case.phi)
+            assert np.all(np.diff(found["value"]) >= 0)
+            assert found["value"][1] > found["value"][0]
+            assert np.all(sign * found["score"] >= 0)
+    # between the bounds no direction goes up for ever
+    inner = case.some[1]
+    problem = problem_of(family, np.full(2, inner), trials[:2], np.ones(2), "prior")
+    ends = np.array([-40.0, 40.0])
+    usable = np.asarray(family.in_domain(jnp.asarray(ends)))
+    score = look(problem, ends, case.phi)["score"]
+    bounded = np.array([inner > case.bounds[0], inner < case.bounds[1]])
+    assert np.all((score * ends < 0) | ~usable | ~bounded)
+
+
+@every_family
+def test_impossible_responses_are_refused(name):
+    case, family = CASES[name], FAMILIES[name]()
+    for y, trials in case.good:
+        family.check_response(np.array([y]), np.array([trials]))
+    possible = np.array(case.good)
+    for y, trials in case.bad:
+        rows = np.concatenate([possible, [[y, trials]], possible])
+        with pytest.raises(DataError, match=f"row {len(possible)} of the rows used") as caught:
+            family.check_response(rows[:, 0], rows[:, 1])
+        assert name in str(caught.value)
+        assert "expects" in str(caught.value)
+
+
+@every_family
+def test_one_row_per_level(name):
+    family = FAMILIES[name]()
+    for trials, answer in CASES[name].single_rows.items():
+        assert family.one_row_per_level(np.full(5, trials)) == answer
+    if family.takes_trials:
+        assert family.one_row_per_level(np.array([1.0, 1.0, 2.0])) == "ok"
+        assert family.one_row_per_level(np.array([1.0, 0.0, 1.0])) == "refuse"
+
+
+# ----------------------------------------------------------------------------------------------
+# Links
+
+
+def link_grid(name: str, member: Family) -> Array:
+    eta = np.concatenate([-np.geomspace(30.0, 0.01, 40), np.geomspace(0.01, 30.0, 40)])
+    return eta[np.asarray(member.in_domain(jnp.asarray(eta)))]
+
+
+@every_member
+def test_link_undoes_its_inverse(family):
+    link = family.link
+    eta = link_grid(link.name, family)
+    mu = np.asarray(link.inverse(jnp.asarray(eta)))
+    slope = np.asarray(link.derivative(jnp.asarray(eta)))
+    lost = np.finfo(float).eps * mu / np.where(slope == 0, np.nan, slope)  # one rounding of mu
+    usable = np.isfinite(lost) & (lost < 0.1) & ((mu < 1) | (not family.takes_trials))
+    assert np.mean(usable) > 0.5
+    back = np.asarray(link.link(mu))
+    error = np.abs(back - eta)[usable]
+    assert np.all(error <= (10 * np.abs(lost) + 1e-12 * (1 + np.abs(eta)))[usable])
+
+
+@every_member
+def test_inverse_is_scipys_and_keeps_its_digits(family):
+    link = family.link
+    eta = link_grid(link.name, family)
+    mu = np.asarray(link.inverse(jnp.asarray(eta)))
+    np.testing.assert_allclose(mu, MEANS[link.name](eta), rtol=1e-12)
+    if family.takes_trials:
+        log_p, log_q = TAILS[link.name]
+        ours = np.asarray(link.log_inverse(jnp.asarray(eta)))
+        np.testing.assert_allclose(ours, log_p(eta), rtol=1e-11, atol=1e-15)
+        ours = np.asarray(link.log_complement(jnp.asarray(eta)))
+        np.testing.assert_allclose(ours, log_q(eta), rtol=1e-11, atol=1e-15)
+    near = eta[np.abs(eta) < 4]
+    near = near[np.asarray(family.in_domain(jnp.asarray(near + 0.005)))]
+    steps = oracle.jacobian_fd(lambda h: MEANS[link.name](near + h[0]), np.zeros(1), 0.004)
+    slope = np.asarray(link.derivative(jnp.asarray(near)))
+    np.testing.assert_allclose(slope, steps[:, 0], rtol=1e-9, atol=1e-12)
+
+
+def test_probit_score_and_information_keep_their_digits_in_the_tails():
+    # phi / Phi from the scaled complementary error function, which does not underflow
+    eta = np.linspace(-15.0, -3.0, 25)
+    mills = np.sqrt(2 / np.pi) / special.erfcx(-eta / np.sqrt(2))
+    ones = np.ones(len(eta))
+    for sign, y in ((1.0, ones), (-1.0, 0 * ones)):
+        problem = problem_of(families.Binomial("probit"), y, ones, ones, "prior")
+        found = look(problem, sign * eta, ())
+        np.testing.assert_allclose(sign * found["score"], mills, rtol=1e-12)
+        np.testing.assert_allclose(found["weight"], mills * (eta + mills), rtol=1e-10)
+
+
+def test_every_link_belongs_to_a_family():
+    assert set(LINKS) == {member.link.name for member in MEMBERS}
+    assert set(MEANS) == set(LINKS)
+
+
+# ----------------------------------------------------------------------------------------------
+# The table and its members
+
+
+@every_family
+def test_a_family_is_found_by_name_class_and_instance(name):
+    cls = FAMILIES[name]
+    assert cls.name == name
+    assert name in CASES, "a new family needs a row in CASES"
+    default = families.resolve(name)
+    assert type(default) is cls
+    assert default.link.name == cls.links[0]
+    assert families.resolve(name.upper()) == families.resolve(cls) == default
+    assert families.resolve(default) is default
+    assert set(cls.log_concave_links) <= set(cls.links)
+
+
+@every_member
+def test_members_are_equal_by_value_and_usable_as_static_arguments(family):
+    twin = type(family)(type(family.link)())
+    assert twin == family
+    assert hash(twin) == hash(family)
+    assert str(family) == f"{family.name} ( {family.link.name} )"
+    others = [other for other in MEMBERS if other is not family]
+    assert family not in others
+
+
+@pytest.mark.parametrize("wrong", ["tweedie-ish", 3, None, Link, object()])
+def test_what_is_no_family_is_refused(wrong):
+    with pytest.raises(ArgumentError, match="binomial, poisson, gaussian"):
+        families.resolve(wrong)
+
+
+@every_family
+def test_links_of_other_families_are_refused(name):
+    for link in (*(set(LINKS) - set(FAMILIES[name].links)), "inverse-ish"):
+        with pytest.raises(ArgumentError, match=f"{name} family has no link '{link}'"):
+            FAMILIES[name](link)  # type: ignore[call-arg]
+    with pytest.raises(ArgumentError, match="choose one of"):
+        resolve_link("nothing", FAMILIES[name].links, name)
+
+
+def test_a_family_without_closed_form_has_no_expected_information():
+    class Plain(Family):
+        name = "plain"
+        links = ("identity",)
+
+    one = jnp.ones(1)
+    plain = Plain("identity")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match='use information="observed"'):
+        plain.expected_information(one, jnp.zeros(0), one, one)
