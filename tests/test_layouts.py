@@ -13,17 +13,14 @@ import pytest
 from layouts import LAYOUTS, MORE_LAYOUTS, Group, Layout, Model
 from threadpoolctl import threadpool_limits
 
-from mixedlm_jax import elimination
+from mixedlm_jax import plan as planning
 from mixedlm_jax.elimination import (
     Effects,
-    Plan,
     adjoint,
     assemble,
-    elimination_order,
     factorize,
     leverages,
     log_determinant,
-    make_plan,
     predictor,
     row_products,
     selected_inverse,
@@ -31,6 +28,7 @@ from mixedlm_jax.elimination import (
 )
 from mixedlm_jax.likelihood import log_likelihood
 from mixedlm_jax.modes import find_modes, penalised
+from mixedlm_jax.plan import Plan, elimination_order, make_plan
 from mixedlm_jax.problem import (
     Params,
     Problem,
@@ -171,7 +169,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "product"), CASES)
 def test_every_layout_is_the_oracles(name, product, monkeypatch, rng):
     cost = {"dense": 10**12, "pairs": 0, "none": 80}[product]
-    monkeypatch.setattr(elimination, "_SCATTER_COST", cost)
+    monkeypatch.setattr(planning, "_SCATTER_COST", cost)
     model = draw(name, rng, weights="prior")
     dense = product_is_dense(model.problem.plan)
     assert dense == [product == "dense"] * len(dense)

@@ -19,7 +19,8 @@ def load_cbpp() -> pd.DataFrame:
     Source: `cbpp` of the R package lme4; Lesnoff, Laval, Bonnet et al. (2004), Within-herd spread
     of contagious bovine pleuropneumonia in Ethiopian highlands, Preventive Veterinary Medicine 64.
 
-    >>> model = mlm.glmer("incidence / size ~ period + (1 | herd)", mlm.load_cbpp(), family="binomial")
+    >>> formula = "incidence / size ~ period + (1 | herd)"
+    >>> model = mlm.glmer(formula, mlm.load_cbpp(), family="binomial")
     """
     return _load("cbpp", numbered=("herd", "period"))
 
@@ -35,8 +36,8 @@ def load_verbagg() -> pd.DataFrame:
     contextualized personality psychology; De Boeck and Wilson (2004), Explanatory item response
     models, Springer.
 
-    >>> model = mlm.glmer("y ~ Anger + Gender + btype + situ + (1 | id) + (1 | item)", mlm.load_verbagg(),
-    ...     family="binomial")
+    >>> formula = "y ~ Anger + Gender + btype + situ + (1 | id) + (1 | item)"
+    >>> model = mlm.glmer(formula, mlm.load_verbagg(), family="binomial")
     """
     return _load(
         "verbagg",
@@ -61,8 +62,8 @@ def load_grouseticks() -> pd.DataFrame:
     (2001), Analysis of aggregation, a worked example: numbers of ticks on red grouse chicks,
     Parasitology 122.
 
-    >>> model = mlm.glmer("TICKS ~ YEAR + cHEIGHT + (1 | BROOD) + (1 | INDEX) + (1 | LOCATION)",
-    ...     mlm.load_grouseticks(), family="poisson")
+    >>> formula = "TICKS ~ YEAR + cHEIGHT + (1 | BROOD) + (1 | INDEX) + (1 | LOCATION)"
+    >>> model = mlm.glmer(formula, mlm.load_grouseticks(), family="poisson")
     """
     return _load("grouseticks", numbered=("INDEX", "BROOD", "YEAR", "LOCATION"))
 
@@ -76,7 +77,7 @@ def load_sleepstudy() -> pd.DataFrame:
     of performance degradation and restoration during sleep restriction and subsequent recovery: a
     sleep dose-response study, Journal of Sleep Research 12.
 
-    >>> model = mlm.glmer("Reaction ~ Days + (Days | Subject)", mlm.load_sleepstudy(), family="gaussian")
+    >>> model = mlm.glmer("Reaction ~ Days + (Days | Subject)", mlm.load_sleepstudy())
     """
     return _load("sleepstudy", numbered=("Subject",))
 
