@@ -89,7 +89,7 @@ def fit_problem(
         b=tuple(factor @ part for factor, part in zip(factors, u, strict=True)),
         eta=state.eta,
         factors=factors,
-        log_likelihood=float(problem.log_base - outcome.search.value),
+        log_likelihood=float(state.log_base - outcome.search.value),
         vcov=_covariance(objective, outcome, theta_signs, state),
         verdict=verdict,
         nAGQ=nAGQ,

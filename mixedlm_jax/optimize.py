@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.errors import ArgumentError
@@ -160,7 +159,8 @@ def derivative_free(
         method = "NLopt BOBYQA"
     else:
         options = {"maxfev": maxfun, "final_tr_radius": tol, "initial_tr_radius": 1.0}
-        scipy.optimize.minimize(of_search, zero, method="COBYQA", options=options)
+        optimize = importlib.import_module("scipy.optimize")  # slow to import, rarely needed
+        optimize.minimize(of_search, zero, method="COBYQA", options=options)
         method = "SciPy COBYQA"
     return Descent(best, best_value, spent, method)
 

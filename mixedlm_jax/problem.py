@@ -64,7 +64,6 @@ class Problem:
     X: Any  # (n, p)
     Z: tuple[Any, ...]  # per factor (k, n)
     plan: Plan
-    log_base: Any  # sum of the rows' log base measures
     family: Family = field(metadata=_static)
     terms: tuple[Term, ...] = field(metadata=_static)
     weights_type: str = field(metadata=_static)
@@ -90,6 +89,18 @@ class Problem:
         ends = np.cumsum([0, *sizes])
         return tuple(slice(int(a), int(b)) for a, b in zip(ends, ends[1:], strict=False))
 
+    @property
+    def weights_are_precisions(self) -> bool:
+        """Whether weights divide the dispersion; else they multiply the log-density."""
+        return self.family.weights_are_precisions and self.weights_type == "prior"
+
+    @property
+    def log_base(self) -> Array:
+        """Sum of the rows' weighted log base measures: what the objectives leave out."""
+        base = self.family.log_base_measure(self.y, self.trials)
+        multiplier = 1.0 if self.weights_are_precisions else self.weights
+        return jnp.sum(jnp.where(self.weights > 0, multiplier * base, 0.0))
+
     def split(self, flat: Array) -> Params:
         """The inverse of `Params.flat`."""
         q, p = self.n_theta, self.X.shape[1]
@@ -106,10 +117,6 @@ def make_problem(design: Design, family: Family, *, information: str = "observed
         [factor.n_levels for factor in design.factors],
         [factor.Z.shape[0] for factor in design.factors],
     )
-    base = family.log_base_measure(design.y, design.trials)
-    multiplier = design.weights
-    if family.weights_are_precisions and design.weights_type == "prior":
-        multiplier = (design.weights > 0).astype(float)
     problem = Problem(
         y=design.y,
         trials=design.trials,
@@ -118,7 +125,6 @@ def make_problem(design: Design, family: Family, *, information: str = "observed
         X=design.X,
         Z=tuple(factor.Z for factor in design.factors),
         plan=plan,
-        log_base=np.sum(np.where(multiplier > 0, multiplier * base, 0.0)),
         family=family,
         terms=design.terms,
         weights_type=design.weights_type,
@@ -171,7 +177,7 @@ def row_log_density(problem: Problem, eta: Array, phi: Array) -> Array:
     valid = family.in_domain(eta)
     point = jnp.where(valid, eta, family.link.interior)
     one = jnp.ones_like(eta)
-    if family.weights_are_precisions and problem.weights_type == "prior":
+    if problem.weights_are_precisions:
         precision, multiplier = jnp.where(used, problem.weights, 1.0), one
     else:
         precision, multiplier = one, problem.weights
@@ -211,7 +217,7 @@ def determinant_weights(problem: Problem, eta: Array, phi: Array) -> Array:
     used = problem.weights > 0
     point = jnp.where(family.in_domain(eta), eta, family.link.interior)
     one = jnp.ones_like(eta)
-    if family.weights_are_precisions and problem.weights_type == "prior":
+    if problem.weights_are_precisions:
         precision, multiplier = jnp.where(used, problem.weights, 1.0), one
     else:
         precision, multiplier = one, problem.weights

@@ -86,6 +86,7 @@ class State(NamedTuple):
     scale: Array  # what theta is relative to: sigma for the Gaussian, else 1
     phi: Array  # on its natural scale
     phi_slope: Array  # its Jacobian in the unconstrained coordinates
+    log_base: Array  # what the objective leaves out of the log-likelihood
     beta_information: Array | None  # of beta, given theta (p, p), if the objective wants it
 
 
@@ -103,6 +104,7 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
         scale=jnp.asarray(problem.family.ranef_scale(params.phi), eta.dtype),
         phi=problem.family.dispersion(params.phi),
         phi_slope=jax.jacfwd(problem.family.dispersion)(params.phi),
+        log_base=problem.log_base,
         beta_information=information,
     )
 

@@ -6,12 +6,12 @@ pandas frames are read as they are, all others through narwhals, only the column
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
-import narwhals as nw
 import numpy as np
 import pandas as pd
 from pandas.api import types
@@ -267,9 +267,14 @@ class Table:
         return value
 
 
-def _narwhals_frame(data: Any, noun: str) -> nw.DataFrame:
+def _narwhals() -> Any:
+    """narwhals, imported when the first frame that is not pandas' comes along."""
+    return importlib.import_module("narwhals")
+
+
+def _narwhals_frame(data: Any, noun: str) -> Any:
     try:
-        return nw.from_native(data, eager_only=True)
+        return _narwhals().from_native(data, eager_only=True)
     except TypeError as error:
         raise DataError(
             f"{noun} must be a pandas or polars DataFrame (or another eager frame that narwhals "
@@ -277,11 +282,12 @@ def _narwhals_frame(data: Any, noun: str) -> nw.DataFrame:
         ) from error
 
 
-def _pandas_series(column: nw.Series) -> pd.Series:
-    """Through NumPy or a list, so that no other library is needed.
+def _pandas_series(column: Any) -> pd.Series:
+    """A narwhals series as pandas', through NumPy or a list, so that no other library is needed.
 
     An Enum keeps the order of its levels; a Categorical has none of its own and counts as strings.
     """
+    nw = _narwhals()
     if isinstance(column.dtype, nw.Enum):
         return pd.Series(pd.Categorical(column.to_list(), categories=column.dtype.categories))
     if column.dtype.is_numeric():

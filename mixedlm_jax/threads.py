@@ -6,19 +6,19 @@ busy they cost forty times what they save.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
-import scipy.linalg
 from threadpoolctl import ThreadpoolController
 
 
 @cache
 def _controller() -> ThreadpoolController:
     """Made once (a millisecond), after a first LAPACK call: before it SciPy's BLAS is not found."""
-    scipy.linalg.cholesky(np.eye(2))
+    importlib.import_module("scipy.linalg").cholesky(np.eye(2))
     return ThreadpoolController()
 
 

@@ -6,6 +6,7 @@ state from all values of the fitted frame that are not missing, as in R, and rep
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,14 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from formulaic.transforms import (
-    basis_spline,
-    center,
-    cyclic_cubic_spline,
-    natural_cubic_spline,
-    poly,
-    scale,
-)
 
 from mixedlm_jax.errors import DataError, DataWarning, FormulaError
 from mixedlm_jax.expression import Call, Expression, Name, columns, suggest
@@ -54,13 +47,14 @@ ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "sin": np.sin,
     "sqrt": np.sqrt,
 }
-STATEFUL: dict[str, Callable[..., Any]] = {
-    "bs": basis_spline,
-    "cc": cyclic_cubic_spline,
-    "center": center,
-    "cr": natural_cubic_spline,
-    "poly": poly,
-    "scale": scale,
+# Names in formulaic, which takes longer to import than most formulas need: see `_transform`.
+STATEFUL: dict[str, str] = {
+    "bs": "basis_spline",
+    "cc": "cyclic_cubic_spline",
+    "center": "center",
+    "cr": "natural_cubic_spline",
+    "poly": "poly",
+    "scale": "scale",
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {"bs": {"extrapolation": "extend"}}
 
@@ -177,7 +171,7 @@ class Evaluation:
             if not known.any():
                 return Numeric(np.full(x.shape + state["shape"], np.nan))
         try:
-            basis = STATEFUL[node.function](x[known], _state=state["learnt"], **arguments)
+            basis = _transform(node.function)(x[known], _state=state["learnt"], **arguments)
         except (TypeError, ValueError) as error:
             raise FormulaError(f"{node} cannot be computed: {error}") from error
         basis = _stack(basis)
@@ -198,6 +192,11 @@ class Evaluation:
                 f"{node} is not a finite number in {bad.sum()} rows where its columns are (first: "
                 f"row {int(bad.argmax())}): remove or recode these rows"
             )
+
+
+def _transform(name: str) -> Callable[..., Any]:
+    """formulaic's transform with a memory that formulas call by this name."""
+    return getattr(importlib.import_module("formulaic.transforms"), STATEFUL[name])
 
 
 def _of_kind(value: Value, factor: bool, name: str, role: str) -> Value:

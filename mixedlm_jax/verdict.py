@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.optimize
 
 from mixedlm_jax.design import Term
 from mixedlm_jax.errors import Code
@@ -148,7 +148,8 @@ def separated_columns(problem: Problem) -> tuple[int, ...]:
     fixed = X[sign == 0]
     if not len(moving):
         return ()
-    result = scipy.optimize.linprog(
+    optimize = importlib.import_module("scipy.optimize")  # slow to import, rarely needed
+    result = optimize.linprog(
         -moving.sum(axis=0),
         A_ub=-moving,
         b_ub=np.zeros(len(moving)),

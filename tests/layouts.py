@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +80,7 @@ MORE_LAYOUTS: dict[str, Layout] = {
     "fewer levels with more effects": Layout((Group(9), Group(5, 3))),
     "slopes nested and crossed": Layout((Group(14, 2, within=2), Group(7, 2), Group(5, 2))),
     "nested three deep and crossed twice": Layout(
-        (Group(18, within=1), Group(8, 2, within=3), Group(6), Group(4), Group(3, 2))
+        (Group(18, within=1), Group(8, within=3), Group(6, 2), Group(4), Group(3))
     ),
     "two factors of the same levels": Layout((Group(8, within=1), Group(8, 2))),
 }
@@ -154,9 +155,9 @@ class Model:
         """The same model at another theta."""
         return replace(self, params=self.params._replace(theta=np.asarray(theta, float)))
 
-    def with_design(self, **arrays: Array) -> Model:
-        """The same model with other arrays in its design."""
-        return assemble(replace(self.design, **arrays), self.family, self.layout, self.params)
+    def with_design(self, **parts: Any) -> Model:
+        """The same model with other arrays or factors in its design."""
+        return assemble(replace(self.design, **parts), self.family, self.layout, self.params)
 
 
 def random_theta(layout: Layout, rng: np.random.Generator, scale: float = 1.0) -> Array:

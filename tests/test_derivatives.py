@@ -108,7 +108,7 @@ def check(model: Model, *, also_generic: bool = True) -> None:
 
 def pairs() -> list[Any]:
     """Every family and link, every layout with two families; weights and information in turn."""
-    chosen = []
+    chosen: list[Any] = []
     names, half = list(LAYOUTS), len(FAMILY_LINKS) // 2
     count = max(len(names), len(FAMILY_LINKS) - half)
     for i in range(count):

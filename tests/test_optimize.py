@@ -123,6 +123,18 @@ def test_steps_into_an_infinite_region_are_shortened():
     assert float(search.value) == pytest.approx(1.0, abs=1e-11)
 
 
+@pytest.mark.parametrize(("times", "length"), [(4.0, 0.25), (2.5, 0.4), (40.0, 0.1)])
+def test_a_step_too_long_is_shortened_by_a_parabola(times, length):
+    # the whole step overshoots the minimum so many times; a tenth at least is kept
+    step = steps_of(lambda x: 0.5 * x @ x)
+    search = step(begin(jnp.ones(1), jnp.asarray(0), jnp.full((1, 1), times)))
+    search = step(search)
+    np.testing.assert_array_equal(search.x, [1.0])
+    assert float(search.length) == pytest.approx(length, rel=1e-12)
+    landed = float(step(search).x[0])
+    assert landed == pytest.approx(0.0 if times * length == 1.0 else 1.0, abs=1e-12)
+
+
 @pytest.mark.parametrize("broken", [jnp.inf, -jnp.inf, jnp.nan])
 def test_a_start_that_is_not_finite_is_not_called_converged(broken):
     def evaluate(x, aux):

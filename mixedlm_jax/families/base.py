@@ -59,9 +59,9 @@ class Family:
         """log f(y | eta, phi) without the base measure; eta inside `in_domain`."""
         raise NotImplementedError
 
-    def log_base_measure(self, y: np.ndarray, trials: np.ndarray) -> np.ndarray:
-        """The part of log f that depends on neither eta nor phi (NumPy)."""
-        return np.zeros_like(y)
+    def log_base_measure(self, y: Array, trials: Array) -> Array:
+        """The part of log f that depends on neither eta nor phi."""
+        return jnp.zeros_like(y)
 
     def in_domain(self, eta: Array) -> Array:
         """Where eta gives a valid distribution (bool)."""
@@ -137,6 +137,11 @@ def require(ok: np.ndarray, y: np.ndarray, family: str, expected: str, hint: str
             f"the {family} family expects {expected}, but response {y[row]:g} was found in row "
             f"{row} of the rows used ({int(np.sum(~ok))} such rows); {hint}"
         )
+
+
+def xlogy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x log y for x >= 0, with 0 log y = 0 whatever y (NumPy)."""
+    return x * np.log(np.where(x > 0, y, 1.0))
 
 
 def elementwise_derivatives(

@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import gammaln, xlogy
 
-from mixedlm_jax.families.base import Family, require
+from mixedlm_jax.families.base import Family, require, xlogy
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class Binomial(Family):
         return self.link.bernoulli(y, trials, eta)
 
     def log_base_measure(self, y, trials):
-        return gammaln(trials + 1.0) - gammaln(y + 1.0) - gammaln(trials - y + 1.0)
+        lgamma = jax.lax.lgamma
+        return lgamma(trials + 1.0) - lgamma(y + 1.0) - lgamma(trials - y + 1.0)
 
     def in_domain(self, eta):
         return eta < 0.0 if self.link.name == "log" else self.link.in_domain(eta)

@@ -31,7 +31,7 @@ class Gaussian(Family):
         return -0.5 * ((y - self.link.inverse(eta)) * jnp.exp(-log_sd)) ** 2 - log_sd
 
     def log_base_measure(self, y, trials):
-        return np.full_like(y, -0.5 * np.log(2.0 * np.pi))
+        return jnp.full_like(y, -0.5 * np.log(2.0 * np.pi))
 
     def expected_information(self, eta, phi, trials, precision):
         return self.link.derivative(eta) ** 2 * precision * jnp.exp(-2.0 * phi[0])

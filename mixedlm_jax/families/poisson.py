@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
-from scipy.special import gammaln, xlogy
 
-from mixedlm_jax.families.base import Family, require
+from mixedlm_jax.families.base import Family, require, xlogy
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Poisson(Family):
         return y * self.link.log_inverse(eta) - self.link.inverse(eta)
 
     def log_base_measure(self, y, trials):
-        return -gammaln(y + 1.0)
+        return -jax.lax.lgamma(y + 1.0)
 
     def in_domain(self, eta):
         return eta > 0.0 if self.link.name == "identity" else self.link.in_domain(eta)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import erfc, sqrt
+from statistics import NormalDist
+
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from mixedlm_jax.errors import ArgumentError
 
@@ -11,7 +13,7 @@ from mixedlm_jax.errors import ArgumentError
 def wald_tests(estimate: np.ndarray, se: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """z = estimate / se and the two-sided p-value 2 Phi(-|z|), each the shape of `estimate`."""
     z = estimate / np.where(se > 0, se, np.nan)
-    return z, 2.0 * ndtr(-np.abs(z))
+    return z, np.array([erfc(abs(value) / sqrt(2.0)) for value in z])
 
 
 def wald_intervals(estimate: np.ndarray, se: np.ndarray, level: float = 0.95) -> np.ndarray:
@@ -21,5 +23,5 @@ def wald_intervals(estimate: np.ndarray, se: np.ndarray, level: float = 0.95) ->
     """
     if not 0.0 < level < 1.0:
         raise ArgumentError(f"level is {level}; it must lie between 0 and 1, for example 0.95")
-    half = ndtri(0.5 + 0.5 * level) * se
+    half = NormalDist().inv_cdf(0.5 + 0.5 * level) * se
     return np.stack([estimate - half, estimate + half], axis=1)
