@@ -60,8 +60,8 @@ def glmer(
     contrasts
         Per column of a fixed-effect factor "treatment" (default), "sum", "helmert" or "poly".
     start
-        Where to begin, each part optional: "theta", "beta" (or lme4's "fixef"), and "phi"
-        unconstrained (the logarithm of sigma for the Gaussian).
+        Where to begin, each part optional: "theta", "beta" (or lme4's "fixef"), and "phi", the
+        dispersion parameters (sigma for the Gaussian).
     control
         A `GlmerControl`.
 
@@ -86,6 +86,13 @@ def glmer(
         When the verdict on the fit is not clean; `checkConv` says why.
     SingularFitWarning
         When the optimum lies on the boundary of the random effects' covariances.
+
+    Examples
+    --------
+    >>> cbpp = mlm.load_cbpp()
+    >>> model = mlm.glmer("incidence / size ~ period + (1 | herd)", cbpp, family="binomial")
+    >>> print(round(model.fixef()["period2"], 4), round(float(model.logLik()), 4))
+    -0.9923 -92.0263
     """
     _check_nAGQ(nAGQ)
     control = _checked_control(control)
@@ -121,13 +128,16 @@ def checkConv(model: GlmerResult) -> Convergence:
 
     A singular fit at its optimum is ok.
     """
+    if not isinstance(model, GlmerResult):
+        raise ArgumentError(f"checkConv judges a model that glmer returned, found {model!r}")
     return model.convergence()
 
 
 def _check_nAGQ(nAGQ: int) -> None:
     if isinstance(nAGQ, bool) or not isinstance(nAGQ, Integral) or nAGQ not in OBJECTIVES:
         raise ArgumentError(
-            f"nAGQ is {nAGQ!r}; choose 1 (Laplace approximation) or 0 (faster, less exact)"
+            f"nAGQ is {nAGQ!r}; choose "
+            + " or ".join(f"{n} ({objective.label})" for n, objective in OBJECTIVES.items())
         )
 
 
@@ -168,7 +178,7 @@ def _warn(found: Convergence) -> None:
         warnings.warn(f"{found}; see checkConv(model)", ConvergenceWarning, stacklevel=3)
     elif found.singular:
         warnings.warn(
-            "boundary (singular) fit: a random effect has no variance of its own; see "
+            "boundary (singular) fit: a standard deviation is 0 or a correlation is +-1; see "
             "model.VarCorr()",
             SingularFitWarning,
             stacklevel=3,

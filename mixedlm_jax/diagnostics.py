@@ -28,7 +28,7 @@ def residuals(
     / sqrt(V(mu)); "response": y/m - mu; "working": (y/m - mu) / (dmu/deta). Dispersion is not
     divided out. Raises `ArgumentError` for another type.
     """
-    if type not in RESIDUALS:
+    if not isinstance(type, str) or type not in RESIDUALS:
         raise ArgumentError(
             f"there are no residuals of type {type!r}; choose one of {', '.join(RESIDUALS)}"
         )

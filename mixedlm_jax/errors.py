@@ -63,7 +63,7 @@ class Code(IntEnum):
 
 _MESSAGES = {
     Code.CONVERGED: "converged",
-    Code.SINGULAR: "converged on the boundary: a random effect has no variance of its own",
+    Code.SINGULAR: "on the boundary: a standard deviation is 0 or a correlation is +-1",
     Code.SEPARATED: "separated data: a fixed effect grows without bound",
     Code.NOT_AT_OPTIMUM: "stopped before the optimum",
     Code.INDEFINITE: "the Hessian is not positive definite: a saddle or a flat direction",

@@ -8,13 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from mixedlm_jax.climb import Outcome, params_of
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.covariance import STRUCTURES, column_signs
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
 from mixedlm_jax.objective import OBJECTIVES, Objective
 from mixedlm_jax.problem import Params, Problem
-from mixedlm_jax.search import Outcome, State, point_of, search_optimum
+from mixedlm_jax.programs import State, state_at
+from mixedlm_jax.search import search_optimum
 from mixedlm_jax.start import first_params
 from mixedlm_jax.verdict import Curvature, Verdict, separated_columns
 
@@ -60,8 +62,8 @@ def fit_problem(
 ) -> Fit:
     """Maximise the likelihood. Call it with JAX in float64.
 
-    start: values to begin at, {"theta", "beta", "phi"} (phi in unconstrained coordinates), each
-    optional. Raises `FitError` when no optimiser finds a finite likelihood.
+    start: values to begin at, {"theta", "beta", "phi"} (phi on its natural scale), each optional.
+    Raises `FitError` when no optimiser finds a finite likelihood.
     """
     control = control or GlmerControl()
     objective = OBJECTIVES[nAGQ]
@@ -70,10 +72,11 @@ def fit_problem(
     if not np.isfinite(outcome.search.value):
         raise FitError(
             "the likelihood is not finite at any point that was tried, by either optimiser; check "
-            "the response and the scale of the predictors, or give start values with start="
+            "the response and the scale of the predictors, or give other start values with start="
         )
     problem = outcome.problem
-    params, u, state = point_of(objective, outcome)
+    params, u = params_of(objective, outcome)
+    state = jax.device_get(state_at(objective, problem, params, u))
     verdict = outcome.verdict()
     if control.check_separation and _may_be_separated(problem, params, outcome, verdict):
         verdict = outcome.verdict(separated_columns(problem))

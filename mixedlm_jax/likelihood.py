@@ -39,10 +39,9 @@ from mixedlm_jax.problem import (
     Params,
     Problem,
     determinant_weights,
-    fixed_predictor,
-    random_rows,
     row_log_density,
     row_terms,
+    rows_at,
 )
 
 
@@ -71,8 +70,7 @@ def _hessian_log_determinant_jvp(primals, tangents):
 def laplace(params: Params, problem: Problem, u0: Effects) -> Array:
     """-log L by Laplace's approximation, without the base measure (scalar)."""
     u = conditional_modes(params, problem, u0)
-    z = random_rows(problem, params)
-    eta = fixed_predictor(problem, params.beta) + predictor(problem.plan, z, u)
+    z, eta = rows_at(problem, params, u)
     value = penalised(row_terms(problem, eta, params.phi), u)
     weight = determinant_weights(problem, eta, params.phi)
     return value + 0.5 * hessian_log_determinant(weight, z, problem.plan)
@@ -112,8 +110,7 @@ def laplace_gradient(params: Params, problem: Problem, u0: Effects) -> Evaluatio
     """
     plan = problem.plan
     u = conditional_modes(params, problem, u0)
-    z = random_rows(problem, params)
-    eta = fixed_predictor(problem, params.beta) + predictor(plan, z, u)
+    z, eta = rows_at(problem, params, u)
     rows = row_terms(problem, eta, params.phi)
     observed = factorize(plan, assemble(plan, z, rows.weight))
 
@@ -136,8 +133,7 @@ def laplace_gradient(params: Params, problem: Problem, u0: Effects) -> Evaluatio
 
 def _surrogate(params: Params, problem: Problem, fixed: Adjoints) -> Array:
     """A scalar whose gradient at the point of `fixed` is that of the Laplace approximation."""
-    z = random_rows(problem, params)
-    eta = fixed_predictor(problem, params.beta) + predictor(problem.plan, z, fixed.u)
+    z, eta = rows_at(problem, params, fixed.u)
     terms = row_terms(problem, eta, params.phi)
     weight = determinant_weights(problem, eta, params.phi)
     total = -jnp.sum(row_log_density(problem, eta, params.phi))
@@ -153,8 +149,7 @@ def joint_laplace(
 ) -> tuple[Array, JointModes]:
     """-log L with beta at its joint mode with u (nAGQ = 0), without the base measure; the modes."""
     point = joint_modes(theta, phi, problem, start)
-    z = random_rows(problem, Params(theta, point.beta, phi))
-    eta = fixed_predictor(problem, point.beta) + predictor(problem.plan, z, point.u)
+    z, eta = rows_at(problem, Params(theta, point.beta, phi), point.u)
     value = penalised(row_terms(problem, eta, phi), point.u)
     weight = determinant_weights(problem, eta, phi)
     return value + 0.5 * hessian_log_determinant(weight, z, problem.plan), point

@@ -58,8 +58,13 @@ CONTRASTS = {
 def check_contrasts(contrasts: Mapping[str, str] | None) -> dict[str, str]:
     """The argument `contrasts=`, names without R's `contr.`.
 
-    Raises `ArgumentError` for names that `CONTRASTS` does not list.
+    Raises `ArgumentError` for names that `CONTRASTS` does not list, and for what is no mapping.
     """
+    if contrasts is not None and not isinstance(contrasts, Mapping):
+        raise ArgumentError(
+            f"contrasts are {contrasts!r}; give a dict from columns to names, such as "
+            "{'period': 'sum'}"
+        )
     given = {} if contrasts is None else dict(contrasts)
     checked = {column: str(name).removeprefix("contr.") for column, name in given.items()}
     for column, name in checked.items():

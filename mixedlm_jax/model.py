@@ -15,14 +15,10 @@ from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
 from mixedlm_jax.inference import correlation, standard_errors, wald_intervals, wald_tests
+from mixedlm_jax.objective import OBJECTIVES
 from mixedlm_jax.predict import check_scale, linear_predictor, mean, spread
 from mixedlm_jax.recipe import NewRows
 from mixedlm_jax.report import Component, Convergence, LogLik, Summary, VarCorr
-
-_METHODS = {
-    0: "Adaptive Gauss-Hermite Quadrature, nAGQ = 0",
-    1: "Laplace Approximation",
-}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -137,7 +133,7 @@ class GlmerResult:
         if method != "Wald":
             raise ArgumentError(f"confint has no method {method!r}; the one there is is 'Wald'")
         named = self.labels.fixed if parm is None else parm
-        wanted = [named] if isinstance(named, str) else list(named)
+        wanted = list(named) if isinstance(named, (list, tuple, pd.Index)) else [named]
         unknown = [name for name in wanted if name not in self.labels.fixed]
         if unknown:
             raise ArgumentError(
@@ -330,7 +326,7 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
     used = model.design.weights > 0
     scaled = model._residuals("pearson")[used] / model.sigma
     return Summary(
-        method=_METHODS[fit.nAGQ],
+        method=OBJECTIVES[fit.nAGQ].label,
         family=f"{model.family.name}  ( {model.family.link.name} )",
         formula=model.formula,
         weights=model.weights,

@@ -34,6 +34,7 @@ from mixedlm_jax.problem import (
     fixed_predictor,
     random_rows,
     row_terms,
+    rows_at,
 )
 
 # Newton converges quadratically: a step that is to gain less leaves an error of about this size.
@@ -66,8 +67,7 @@ def penalised(rows: RowTerms, u: Effects) -> Array:
 
 def penalised_gradient(problem: Problem, params: Params, u: Effects) -> Effects:
     """grad_u g, per factor (k, levels)."""
-    z = random_rows(problem, params)
-    eta = fixed_predictor(problem, params.beta) + predictor(problem.plan, z, u)
+    z, eta = rows_at(problem, params, u)
     score = row_terms(problem, eta, params.phi).score
     return tuple(own - pull for own, pull in zip(u, adjoint(problem.plan, z, score), strict=True))
 
@@ -90,8 +90,7 @@ def _conditional_modes_jvp(primals, tangents):
         (params, problem),
         (tangents[0], tangents[1]),
     )[1]
-    z = random_rows(problem, params)
-    eta = fixed_predictor(problem, params.beta) + predictor(problem.plan, z, u)
+    z, eta = rows_at(problem, params, u)
     weight = row_terms(problem, eta, params.phi).weight
     factor = factorize(problem.plan, assemble(problem.plan, z, weight))
     step = implicit_solve(problem.plan, factor, z, weight, pushed)
@@ -195,8 +194,7 @@ class JointModes(NamedTuple):
 def joint_gradient(problem: Problem, theta: Array, phi: Array, point: JointModes) -> JointModes:
     """Gradient of g in u and beta."""
     params = Params(theta, point.beta, phi)
-    z = random_rows(problem, params)
-    eta = fixed_predictor(problem, point.beta) + predictor(problem.plan, z, point.u)
+    z, eta = rows_at(problem, params, point.u)
     score = row_terms(problem, eta, phi).score
     pull = adjoint(problem.plan, z, score)
     return JointModes(
@@ -219,10 +217,9 @@ def _joint_modes_jvp(primals, tangents):
         (theta, phi, problem),
         tangents[:3],
     )[1]
-    z = random_rows(problem, Params(theta, point.beta, phi))
-    eta = fixed_predictor(problem, point.beta) + predictor(problem.plan, z, point.u)
+    z, eta = rows_at(problem, Params(theta, point.beta, phi), point.u)
     weight = row_terms(problem, eta, phi).weight
-    bordered = jax.lax.stop_gradient(border(problem, z, weight))
+    hessian = jax.lax.stop_gradient(joint_hessian(problem, z, weight))
 
     def multiply(x):
         rows = weight * (predictor(problem.plan, z, x.u) + problem.X @ x.beta)
@@ -231,13 +228,13 @@ def _joint_modes_jvp(primals, tangents):
         return JointModes(own, rows @ problem.X)
 
     step = jax.lax.custom_linear_solve(
-        multiply, pushed, lambda _, b: solve_bordered(problem, bordered, b), symmetric=True
+        multiply, pushed, lambda _, b: solve_joint(problem, hessian, b), symmetric=True
     )
     return point, jax.tree.map(jnp.negative, step)
 
 
-class Bordered(NamedTuple):
-    """Factors of the joint Hessian of (u, beta): H bordered by the fixed effects."""
+class JointHessian(NamedTuple):
+    """The Hessian of g in (u, beta), factored: H, bordered by the fixed effects."""
 
     factor: Factorization
     coupling: Effects  # (Z Lambda)' W X, per factor (p, k, levels)
@@ -245,7 +242,7 @@ class Bordered(NamedTuple):
     information: Array  # X'WX - coupling' H^-1 coupling (p, p): beta's, given theta
 
 
-def border(problem: Problem, z: Rows, weight: Array) -> Bordered:
+def joint_hessian(problem: Problem, z: Rows, weight: Array) -> JointHessian:
     """Factor the joint Hessian of g in (u, beta)."""
     plan = problem.plan
     factor = _definite_factor(problem, z, weight)
@@ -255,18 +252,18 @@ def border(problem: Problem, z: Rows, weight: Array) -> Bordered:
     information = weighted.T @ problem.X - sum(
         jnp.einsum("akl,bkl->ab", c, r) for c, r in zip(coupling, reduced, strict=True)
     )
-    return Bordered(factor, coupling, reduced, information)
+    return JointHessian(factor, coupling, reduced, information)
 
 
-def solve_bordered(problem: Problem, bordered: Bordered, rhs: JointModes) -> JointModes:
+def solve_joint(problem: Problem, hessian: JointHessian, rhs: JointModes) -> JointModes:
     """Joint Hessian^-1 rhs."""
-    u = solve(problem.plan, bordered.factor, rhs.u)
+    u = solve(problem.plan, hessian.factor, rhs.u)
     residual = rhs.beta - sum(
-        jnp.einsum("akl,kl->a", c, part) for c, part in zip(bordered.coupling, u, strict=True)
+        jnp.einsum("akl,kl->a", c, part) for c, part in zip(hessian.coupling, u, strict=True)
     )
-    beta = jnp.linalg.solve(bordered.information, residual)
+    beta = jnp.linalg.solve(hessian.information, residual)
     u = tuple(
-        part - jnp.einsum("a,akl->kl", beta, r) for part, r in zip(u, bordered.reduced, strict=True)
+        part - jnp.einsum("a,akl->kl", beta, r) for part, r in zip(u, hessian.reduced, strict=True)
     )
     return JointModes(u, beta)
 
@@ -296,7 +293,7 @@ def find_joint_modes(
         weight = rows.weight
         if not problem.family.log_concave:
             weight = jnp.maximum(weight, 0.0)
-        step = solve_bordered(problem, border(problem, z, weight), downhill)
+        step = solve_joint(problem, joint_hessian(problem, z, weight), downhill)
         gain = 0.5 * (dot(downhill.u, step.u) + jnp.sum(downhill.beta * step.beta))
         return step, gain
 

@@ -21,6 +21,7 @@ from mixedlm_jax.problem import Params, Problem
 class Objective:
     """Base: what a search asks of an objective. x holds the parameters that are searched over."""
 
+    label: ClassVar[str]  # what a summary calls the method
     beta_is_conditional: ClassVar[bool] = False  # its covariance is given theta, not from x
 
     def x_of(self, params: Params) -> Array:
@@ -64,6 +65,8 @@ class Objective:
 class LaplaceObjective(Objective):
     """nAGQ = 1: x is (theta, beta, phi)."""
 
+    label = "Laplace Approximation"
+
     def x_of(self, params):
         return params.flat
 
@@ -95,6 +98,8 @@ class LaplaceObjective(Objective):
 
 class JointObjective(Objective):
     """nAGQ = 0: x is (theta, phi), and beta is found with the modes."""
+
+    label = "Adaptive Gauss-Hermite Quadrature, nAGQ = 0"
 
     beta_is_conditional = True
 

@@ -18,7 +18,8 @@ import numpy as np
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.design import Design, Term
-from mixedlm_jax.elimination import Rows
+from mixedlm_jax.elimination import Effects, Rows, predictor
+from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
 from mixedlm_jax.families.base import elementwise_derivatives
 from mixedlm_jax.plan import Plan, make_plan
@@ -98,8 +99,8 @@ class Problem:
     def log_base(self) -> Array:
         """Sum of the rows' weighted log base measures: what the objectives leave out."""
         base = self.family.log_base_measure(self.y, self.trials)
-        multiplier = 1.0 if self.weights_are_precisions else self.weights
-        return jnp.sum(jnp.where(self.weights > 0, multiplier * base, 0.0))
+        used, multiplier, _ = _weighting(self)
+        return jnp.sum(jnp.where(used, multiplier * base, 0.0))
 
     def split(self, flat: Array) -> Params:
         """The inverse of `Params.flat`."""
@@ -112,12 +113,17 @@ def make_problem(design: Design, family: Family, *, information: str = "observed
 
     Raises `ArgumentError` for `information="expected"` where the family has no closed form.
     """
+    if information == "expected" and not family.has_expected_information:
+        raise ArgumentError(
+            f'information="expected" needs a closed-form Fisher information, which the '
+            f'{family.name} family does not have; use information="observed"'
+        )
     plan = make_plan(
         [factor.levels for factor in design.factors],
         [factor.n_levels for factor in design.factors],
         [factor.Z.shape[0] for factor in design.factors],
     )
-    problem = Problem(
+    return Problem(
         y=design.y,
         trials=design.trials,
         weights=design.weights,
@@ -130,10 +136,6 @@ def make_problem(design: Design, family: Family, *, information: str = "observed
         weights_type=design.weights_type,
         information=information,
     )
-    if information == "expected":
-        one = np.ones(1)
-        family.expected_information(one * family.link.interior, np.zeros(problem.n_phi), one, one)
-    return problem
 
 
 def zero_effects(problem: Problem) -> tuple[np.ndarray, ...]:
@@ -167,20 +169,30 @@ def fixed_predictor(problem: Problem, beta: Array) -> Array:
     return problem.X @ beta + problem.offset
 
 
+def rows_at(problem: Problem, params: Params, u: Effects) -> tuple[Rows, Array]:
+    """The rows z_i of Z Lambda, and eta = X beta + Z Lambda u + offset (n,)."""
+    z = random_rows(problem, params)
+    return z, fixed_predictor(problem, params.beta) + predictor(problem.plan, z, u)
+
+
+def _weighting(problem: Problem) -> tuple[Array, Array, Array]:
+    """Which rows count, the multiplier of their log-density, and the divisor of its dispersion."""
+    used = problem.weights > 0
+    one = jnp.ones_like(problem.weights)
+    if problem.weights_are_precisions:
+        return used, one, jnp.where(used, problem.weights, 1.0)
+    return used, problem.weights, one
+
+
 def row_log_density(problem: Problem, eta: Array, phi: Array) -> Array:
     """Weighted log-density of each row without its base measure (n,).
 
     -inf where eta lies outside the family's domain, with finite derivatives there.
     """
     family = problem.family
-    used = problem.weights > 0
+    used, multiplier, precision = _weighting(problem)
     valid = family.in_domain(eta)
     point = jnp.where(valid, eta, family.link.interior)
-    one = jnp.ones_like(eta)
-    if problem.weights_are_precisions:
-        precision, multiplier = jnp.where(used, problem.weights, 1.0), one
-    else:
-        precision, multiplier = one, problem.weights
     value = multiplier * family.log_density(problem.y, point, phi, problem.trials, precision)
     return jnp.where(used, jnp.where(valid, value, -jnp.inf), 0.0)
 
@@ -214,12 +226,7 @@ def determinant_weights(problem: Problem, eta: Array, phi: Array) -> Array:
     if problem.information == "observed":
         return row_terms(problem, eta, phi).weight
     family = problem.family
-    used = problem.weights > 0
+    used, multiplier, precision = _weighting(problem)
     point = jnp.where(family.in_domain(eta), eta, family.link.interior)
-    one = jnp.ones_like(eta)
-    if problem.weights_are_precisions:
-        precision, multiplier = jnp.where(used, problem.weights, 1.0), one
-    else:
-        precision, multiplier = one, problem.weights
     weight = multiplier * family.expected_information(point, phi, problem.trials, precision)
     return jnp.where(used, weight, 0.0)

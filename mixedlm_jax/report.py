@@ -148,8 +148,8 @@ class Convergence:
 
     def __str__(self) -> str:
         if self.ok:
-            how = "; ".join(self.messages) or "converged"
-            return f"{how}: {self.decrement:.0e} log-likelihood units from the optimum"
+            reached = f"converged: {self.decrement:.0e} log-likelihood units from the optimum"
+            return "; ".join([reached, *self.messages])
         promise = (
             f" (a Newton step promises {self.decrement:.0e} log-likelihood units)"
             if self.decrement > MAX_GAIN

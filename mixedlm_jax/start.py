@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,17 @@ import numpy as np
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.covariance import STRUCTURES
-from mixedlm_jax.elimination import predictor, sum_by
+from mixedlm_jax.elimination import sum_by
 from mixedlm_jax.errors import ArgumentError, DataError
-from mixedlm_jax.modes import JointModes, border, find_joint_modes
+from mixedlm_jax.modes import JointModes, find_joint_modes, joint_hessian
 from mixedlm_jax.problem import (
     Params,
     Problem,
     covariance_factors,
     fixed_predictor,
-    random_rows,
     row_log_density,
     row_terms,
+    rows_at,
     zero_effects,
 )
 
@@ -40,10 +40,12 @@ class Start(NamedTuple):
 def first_params(problem: Problem, given: dict | None) -> Params:
     """Rough parameters (NumPy): what the user gave, else unit effects and a least-squares beta.
 
+    given: any of "theta", "beta" and "phi", the latter on its natural scale.
+
     Raises `ArgumentError` for start values of the wrong name or length, `DataError` when no beta
     puts every row into the domain of a restricted link.
     """
-    given = {name: np.atleast_1d(np.asarray(v, float)) for name, v in (given or {}).items()}
+    given = {name: _numbers(name, values) for name, values in (given or {}).items()}
     sizes = {"theta": problem.n_theta, "beta": problem.X.shape[1], "phi": problem.n_phi}
     for name, values in given.items():
         if name not in sizes:
@@ -58,11 +60,22 @@ def first_params(problem: Problem, given: dict | None) -> Params:
     theta = given.get("theta")
     if theta is None:
         theta = _first_theta(problem)
-    phi = given.get("phi")
-    if phi is None:
+    if "phi" in given:
+        if not np.all(given["phi"] > 0):
+            names = ", ".join(problem.family.dispersion_names)
+            raise ArgumentError(f"start['phi'] is {given['phi']}; {names} must be positive")
+        phi = problem.family.unconstrained(given["phi"])
+    else:
         mean = np.asarray(problem.family.link.inverse(fixed_predictor(problem, beta)))
         phi = problem.family.start_phi(problem.y, mean, problem.weights)
     return Params(theta, beta, phi)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.atleast_1d(np.asarray(values, float))
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"start[{name!r}] is {values!r}; give numbers") from error
 
 
 def _first_theta(problem: Problem) -> np.ndarray:
@@ -105,8 +118,7 @@ def prepare(problem: Problem, first: Params) -> Start:
     start = JointModes(zero_effects(problem), first.beta)
     modes = find_joint_modes(first.theta, first.phi, problem, start, _ROUGH)[0]
     params = first._replace(beta=modes.beta)
-    z = random_rows(problem, params)
-    eta = fixed_predictor(problem, modes.beta) + predictor(problem.plan, z, modes.u)
+    z, eta = rows_at(problem, params, modes.u)
     weight = jnp.maximum(row_terms(problem, eta, params.phi).weight, 0.0)
 
     scale = problem.family.ranef_scale(params.phi)
@@ -134,7 +146,7 @@ def prepare(problem: Problem, first: Params) -> Start:
     return Start(
         modes=modes,
         theta=theta,
-        beta=border(problem, z, weight).information,
+        beta=joint_hessian(problem, z, weight).information,
         phi=jax.hessian(negative)(params.phi),
     )
 

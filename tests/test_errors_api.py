@@ -23,7 +23,7 @@ def model():
         ({"family": "binomail"}, "ArgumentError", "'binomail' is not a family.*Binomial.*poisson"),
         ({"family": 3}, "ArgumentError", "3 is not a family"),
         ({"family": None}, "ArgumentError", "None is not a family"),
-        ({"nAGQ": 10}, "ArgumentError", "nAGQ is 10; choose 1 .*or 0"),
+        ({"nAGQ": 10}, "ArgumentError", r"nAGQ is 10; choose 0 \(.*\) or 1 \(Laplace"),
         ({"nAGQ": -1}, "ArgumentError", "nAGQ is -1"),
         ({"nAGQ": 0.5}, "ArgumentError", "nAGQ is 0.5"),
         ({"nAGQ": True}, "ArgumentError", "nAGQ is True"),
@@ -60,12 +60,19 @@ def test_links(family, link):
         getattr(mlm.families, family)(link=link)
 
 
+def test_whole_floats_count_as_whole():
+    assert mlm.GlmerControl(maxfun=1e4).maxfun == 10_000  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"optimizer": "sgd"}, "there is no optimizer 'sgd'; choose one of bfgs, bobyqa"),
-        ({"maxfun": 0}, "maxfun is 0; it must be at least 1"),
-        ({"tol": 2.0}, "tol is 2.0; it must lie between 0 and 1"),
+        ({"maxfun": 0}, "maxfun is 0; give a whole number from 1"),
+        ({"maxfun": 10.5}, "maxfun is 10.5; give a whole number from 1"),
+        ({"maxfun": "3"}, "maxfun is '3'; give a whole number from 1"),
+        ({"tol": None}, "tol is None; give a number between 0 and 1"),
+        ({"tol": 2.0}, "tol is 2.0; give a number between 0 and 1"),
         ({"information": "fisher"}, "no information 'fisher'; choose one of observed, expected"),
     ],
 )
@@ -117,3 +124,16 @@ def test_an_offset_that_was_an_array_cannot_be_predicted_from():
     assert model.predict().shape == (56,)
     with pytest.raises(mlm.ArgumentError, match=re.escape("offset= was an array")):
         model.predict(data)
+
+
+def test_what_is_of_the_wrong_kind_is_said_to_be(model):
+    with pytest.raises(mlm.ArgumentError, match="checkConv judges a model"):
+        mlm.checkConv(3)  # type: ignore[arg-type]
+    with pytest.raises(mlm.ArgumentError, match="parm names 0"):
+        model.confint(parm=0)  # type: ignore[arg-type]
+    with pytest.raises(mlm.ArgumentError, match="level is '0.9'"):
+        model.confint(level="0.9")  # type: ignore[arg-type]
+    with pytest.raises(mlm.ArgumentError, match=r"no residuals of type \['pearson'\]"):
+        model.residuals(["pearson"])  # type: ignore[arg-type]
+    with pytest.raises(mlm.ArgumentError, match="contrasts are 'sum'; give a dict"):
+        mlm.glmer(CBPP, fitted.cbpp(), "binomial", contrasts="sum")  # type: ignore[arg-type]

@@ -125,7 +125,14 @@ every_family = pytest.mark.parametrize("name", FAMILIES)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def problem_of(family: Family, y: Array, trials: Array, weights: Array, kind: str) -> Problem:
+def problem_of(
+    family: Family,
+    y: Array,
+    trials: Array,
+    weights: Array,
+    kind: str,
+    information: str = "observed",
+) -> Problem:
     """Rows of a family, in one group."""
     n = len(y)
     design = Design(
@@ -138,7 +145,7 @@ def problem_of(family: Family, y: Array, trials: Array, weights: Array, kind: st
         terms=(Term(0, (0,), "unstructured"),),
         weights_type=kind,
     )
-    return make_problem(design, family)
+    return make_problem(design, family, information=information)
 
 
 @jax.jit
@@ -216,6 +223,7 @@ def test_density_has_mass_one_and_the_moments_it_claims(family):
 
 @every_member
 def test_expected_information_is_the_mean_of_the_observed(family):
+    assert family.has_expected_information
     for weight in (1.0, 2.5) if family.weights_are_precisions else (1.0,):
         rows = table(family, weight)
         score, _ = sums(rows, rows["score"])
@@ -232,10 +240,9 @@ def sample(family: Family, weights: str) -> tuple[Problem, Array]:
     some = np.array(CASES[family.name].some)
     eta = predictors(family, -3.0, 3.0, 0.4)
     eta, y = (part.ravel() for part in np.meshgrid(eta, some, indexing="ij"))
-    weight = np.ones(len(y))
-    if weights != "none":
-        weight = 0.5 + np.arange(len(y)) % 4
-        weight[::5] = 0.0
+    at = np.arange(len(y))
+    some_zero = np.where(at % 5 == 0, 0.0, 0.5 + at % 4)
+    weight = np.ones(len(y)) if weights == "none" else some_zero
     trials = np.full(len(y), 6.0 if family.takes_trials else 1.0)
     kind = "frequency" if weights == "frequency" else "prior"
     return problem_of(family, y, trials, weight, kind), eta
@@ -395,6 +402,7 @@ def test_dispersion_has_a_start_and_a_natural_scale(family, rng):
     assert np.all(np.isfinite(start))
     natural = np.asarray(family.dispersion(jnp.asarray(start)))
     assert natural.shape == start.shape
+    np.testing.assert_allclose(family.unconstrained(natural), start, rtol=1e-12)
     if family.dispersion_names == ("sigma",):
         used = weights > 0
         assert natural[0] ** 2 == pytest.approx(np.mean(weights[used] * y[used] ** 2))
@@ -565,11 +573,15 @@ def test_links_of_other_families_are_refused(name):
 
 
 def test_a_family_without_closed_form_has_no_expected_information():
-    class Plain(Family):
+    @dataclass(frozen=True)
+    class Plain(families.Gaussian):
         name = "plain"
-        links = ("identity",)
+        has_expected_information = False
 
-    one = jnp.ones(1)
-    plain = Plain("identity")
-    with pytest.raises(ArgumentError, match='use information="observed"'):
-        plain.expected_information(one, jnp.zeros(0), one, one)
+    one = np.ones(1)
+    problem = problem_of(Plain(), one, one, one, "prior")
+    assert problem.information == "observed"
+    with pytest.raises(ArgumentError, match=r'the plain family.*use information="observed"'):
+        problem_of(Plain(), one, one, one, "prior", information="expected")
+    with pytest.raises(NotImplementedError):
+        Family.expected_information(Plain(), one, np.zeros(1), one, one)

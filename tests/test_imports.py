@@ -40,7 +40,17 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "covariance",
     ),
     "likelihood": ("plan", "elimination", "problem", "modes", "likelihood", "objective"),
-    "fitting": ("optimize", "control", "start", "verdict", "search", "fit"),
+    "fitting": (
+        "optimize",
+        "control",
+        "programs",
+        "start",
+        "verdict",
+        "climb",
+        "rescue",
+        "search",
+        "fit",
+    ),
     "results": (
         "inference.covariance",
         "inference.wald",

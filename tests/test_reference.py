@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import records
-
-import mixedlm_jax as mlm
+from fitted import recorded
 
 MODELS = records.select("gaussian", "binomial", "poisson", nAGQ=(0, 1))
 
@@ -17,17 +16,7 @@ SE_TOLERANCE = {"toenail_laplace": 5e-5}
 @pytest.fixture(scope="module", params=MODELS)
 def case(request):
     """A recorded fit and ours of the same model."""
-    record = records.MODELS[request.param]
-    family = mlm.families.FAMILIES[record["family"]](link=record["link"])
-    model = mlm.glmer(
-        record["formula"],
-        records.frame(record),
-        family,
-        nAGQ=record["nAGQ"],
-        weights=record["weights"],
-        offset=record["offset"],
-    )
-    return record, model
+    return records.MODELS[request.param], recorded(request.param)
 
 
 def test_log_likelihood(case):

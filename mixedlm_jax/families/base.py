@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
-from mixedlm_jax.errors import ArgumentError, DataError
+from mixedlm_jax.errors import DataError
 from mixedlm_jax.links import resolve_link
 
 
@@ -38,6 +38,7 @@ class Family:
     log_concave_links: ClassVar[tuple[str, ...]] = ()
     takes_trials: ClassVar[bool] = False
     weights_are_precisions: ClassVar[bool] = False
+    has_expected_information: ClassVar[bool] = False
     dispersion_names: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -72,12 +73,9 @@ class Family:
     ) -> Array:
         """E(-d2 log f / d eta2), the Fisher information of eta in one observation.
 
-        Raises `ArgumentError` for families without a closed form.
+        Only families that set `has_expected_information` have it in closed form.
         """
-        raise ArgumentError(
-            f'information="expected" needs a closed-form Fisher information, which the {self.name} '
-            'family does not have; use information="observed"'
-        )
+        raise NotImplementedError
 
     def ranef_scale(self, phi: Array) -> Array | float:
         """What theta is relative to: sigma for the Gaussian, 1 elsewhere."""
@@ -86,6 +84,10 @@ class Family:
     def dispersion(self, phi: Array) -> Array:
         """phi on its natural scale, named by `dispersion_names`."""
         return phi
+
+    def unconstrained(self, dispersion: np.ndarray) -> np.ndarray:
+        """The inverse of `dispersion` (NumPy)."""
+        return dispersion
 
     @property
     def log_concave(self) -> bool:

@@ -24,6 +24,7 @@ class Binomial(Family):
     name = "binomial"
     links = ("logit", "probit", "cloglog", "cauchit", "log")
     log_concave_links = ("logit", "probit", "cloglog", "log")
+    has_expected_information = True
     takes_trials = True
 
     def log_density(self, y, eta, phi, trials, precision):

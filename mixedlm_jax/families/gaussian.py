@@ -23,6 +23,7 @@ class Gaussian(Family):
     name = "gaussian"
     links = ("identity", "log")
     log_concave_links = ("identity",)
+    has_expected_information = True
     weights_are_precisions = True
     dispersion_names = ("sigma",)
 
@@ -41,6 +42,9 @@ class Gaussian(Family):
 
     def dispersion(self, phi):
         return jnp.exp(phi)
+
+    def unconstrained(self, dispersion):
+        return np.log(dispersion)
 
     def variance(self, mu):
         return np.ones_like(mu)

@@ -23,6 +23,7 @@ class Poisson(Family):
     name = "poisson"
     links = ("log", "sqrt", "identity")
     log_concave_links = ("log", "sqrt", "identity")
+    has_expected_information = True
 
     def log_density(self, y, eta, phi, trials, precision):
         return y * self.link.log_inverse(eta) - self.link.inverse(eta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import erfc, sqrt
+from numbers import Real
 from statistics import NormalDist
 
 import numpy as np
@@ -21,7 +22,7 @@ def wald_intervals(estimate: np.ndarray, se: np.ndarray, level: float = 0.95) ->
 
     Raises `ArgumentError` for a level outside (0, 1).
     """
-    if not 0.0 < level < 1.0:
-        raise ArgumentError(f"level is {level}; it must lie between 0 and 1, for example 0.95")
+    if not isinstance(level, Real) or not 0.0 < level < 1.0:
+        raise ArgumentError(f"level is {level!r}; it must lie between 0 and 1, for example 0.95")
     half = NormalDist().inv_cdf(0.5 + 0.5 * level) * se
     return np.stack([estimate - half, estimate + half], axis=1)

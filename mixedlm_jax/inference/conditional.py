@@ -1,0 +1,95 @@
+"""Uncertainty of the random effects, and the leverages of the rows, at the conditional modes.
+
+    Var(b | y, psi) = Lambda H^-1 Lambda'                  psi held fixed: lme4's
+    Var(b | y)      = Lambda H^-1 Lambda' + J V J'         with psi's uncertainty: glmmTMB's
+
+J = d b_hat / d psi is the total derivative (Lambda(theta) and u_hat(psi) both move), V the
+covariance of psi. Only the diagonal block of each level is formed.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from mixedlm_jax.arrays import Array
+from mixedlm_jax.elimination import (
+    Blocks,
+    Effects,
+    Rows,
+    assemble,
+    factorize,
+    leverages,
+    row_products,
+    selected_inverse,
+)
+from mixedlm_jax.modes import conditional_modes, joint_hessian
+from mixedlm_jax.plan import Plan
+from mixedlm_jax.problem import Params, Problem, covariance_factors, row_terms, rows_at
+
+
+@jax.jit
+def conditional_covariance(params: Params, problem: Problem, u: Effects) -> Rows:
+    """Covariance of the random effects of each level given the parameters.
+
+    params, u: the parameters and the conditional modes there. Returns per grouping factor
+    (k, k, levels), on the scale of eta.
+    """
+    z, eta = rows_at(problem, params, u)
+    weight = row_terms(problem, eta, params.phi).weight
+    factor = factorize(problem.plan, assemble(problem.plan, z, weight))
+    blocks = _level_blocks(problem.plan, selected_inverse(problem.plan, factor))
+    return tuple(
+        jnp.einsum("ij,jkl,mk->iml", scale, block, scale)
+        for scale, block in zip(covariance_factors(problem, params), blocks, strict=True)
+    )
+
+
+def _level_blocks(plan: Plan, inverse: Blocks) -> list[Array]:
+    """The block of H^-1 of each level, per factor (k, k, levels)."""
+    blocks: list[Array] = [None] * len(plan.n_levels)
+    for c, f, _ in plan.steps:
+        blocks[f] = inverse.diagonal[c]
+    for s, start, stop in zip(plan.kept, plan.offsets, plan.offsets[1:], strict=False):
+        k, levels = plan.n_effects[s], plan.n_levels[s]
+        own = inverse.corner[start:stop, start:stop].reshape((k, levels, k, levels))
+        blocks[s] = jnp.diagonal(own, axis1=1, axis2=3)
+    return blocks
+
+
+@jax.jit
+def parameter_covariance(params: Params, problem: Problem, u: Effects, covariance: Array) -> Rows:
+    """What the uncertainty of the parameters adds to the covariance of each level, J V J'.
+
+    covariance: of theta, beta and the unconstrained phi (d, d). Returns per grouping factor
+    (k, k, levels), on the scale of eta.
+    """
+
+    def modes(flat):
+        point = problem.split(flat)
+        spherical = conditional_modes(point, problem, u)
+        factors = covariance_factors(problem, point)
+        return tuple(factor @ part for factor, part in zip(factors, spherical, strict=True))
+
+    flat = params.flat
+    _, push = jax.linearize(modes, flat)
+    slopes = jax.lax.map(push, jnp.eye(len(flat), dtype=flat.dtype))  # (d, k, levels) each
+    return tuple(jnp.einsum("dil,de,ejl->ijl", part, covariance, part) for part in slopes)
+
+
+@jax.jit
+def joint_leverages(params: Params, problem: Problem, u: Effects) -> Array:
+    """Leverage of each row in the joint fit of fixed and random effects, given theta (n,).
+
+    The diagonal of the hat matrix of the model linearised at the modes: with x~_i the row of X less
+    what the random effects account for, w_i (z_i' H^-1 z_i + x~_i' I^-1 x~_i).
+    """
+    plan = problem.plan
+    z, eta = rows_at(problem, params, u)
+    weight = row_terms(problem, eta, params.phi).weight
+    hessian = joint_hessian(problem, z, weight)
+    own = leverages(z, row_products(plan, selected_inverse(plan, hessian.factor), z))
+    accounted = jax.vmap(lambda part: _predicted(plan, z, part))(hessian.reduced)
+    rest = problem.X - accounted.T
+    fixed = jnp.sum(rest * jnp.linalg.solve(hessian.information, rest.T).T, axis=1)
+    return weight * (own + fixed)

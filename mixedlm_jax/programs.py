@@ -1,0 +1,103 @@
+"""The compiled programs of a fit, pure functions of arrays (and `start.prepare` is one more)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixedlm_jax.arrays import Array
+from mixedlm_jax.elimination import Effects
+from mixedlm_jax.modes import joint_hessian
+from mixedlm_jax.objective import Objective
+from mixedlm_jax.optimize import Search, advance
+from mixedlm_jax.problem import Params, Problem, covariance_factors, row_terms, rows_at
+
+# Rows x directions of a Hessian that are pushed forward at once: bounds its memory.
+_HESSIAN_ROWS = 1_000_000
+
+
+@partial(jax.jit, static_argnames="objective")
+def take_step(objective: Objective, problem: Problem, search: Search) -> Search:
+    """One step of the outer search: one evaluation of value and gradient."""
+    return advance(lambda x, aux: objective.evaluate(problem, x, aux), search)
+
+
+@partial(jax.jit, static_argnames="objective")
+def objective_value(objective: Objective, problem: Problem, x: Array, aux: Any) -> Array:
+    """-log L without the base measure."""
+    return objective.value(problem, x, aux)
+
+
+@partial(jax.jit, static_argnames="objective")
+def modes_at(objective: Objective, problem: Problem, x: Array, aux: Any) -> Any:
+    """The modes at x."""
+    return objective.evaluate(problem, x, aux)[2]
+
+
+@partial(jax.jit, static_argnames=("objective", "at_once"))
+def exact_hessian(
+    objective: Objective, problem: Problem, x: Array, aux: Any, at_once: int
+) -> Array:
+    """Hessian of -log L in x (d, d), `at_once` columns at a time."""
+
+    def gradient(point):
+        return objective.evaluate(problem, point, aux)[1]
+
+    directions = jnp.eye(len(x), dtype=x.dtype)
+    if at_once >= len(x):
+        return jax.vmap(lambda v: jax.jvp(gradient, (x,), (v,))[1])(directions)
+    _, push = jax.linearize(gradient, x)
+    return jax.lax.map(push, directions, batch_size=at_once)
+
+
+def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.ndarray:
+    """The exact Hessian at a search's point, nan where the value there is not finite.
+
+    Its memory is bounded by `_HESSIAN_ROWS`.
+    """
+    d, n = len(search.x), len(problem.y)
+    if not np.isfinite(search.value):
+        return np.full((d, d), np.nan)
+    at_once = int(np.clip(_HESSIAN_ROWS // n, 1, d))
+    hessian = np.asarray(exact_hessian(objective, problem, search.x, search.aux, at_once))
+    return 0.5 * (hessian + hessian.T)
+
+
+class State(NamedTuple):
+    """What a point and its modes amount to."""
+
+    eta: Array  # (n,)
+    scale: Array  # what theta is relative to: sigma for the Gaussian, else 1
+    phi: Array  # on its natural scale
+    phi_slope: Array  # its Jacobian in the unconstrained coordinates
+    log_base: Array  # what the objective leaves out of the log-likelihood
+    beta_information: Array | None  # of beta, given theta (p, p), if the objective wants it
+
+
+@partial(jax.jit, static_argnames="objective")
+def state_at(objective: Objective, problem: Problem, params: Params, u: Effects) -> State:
+    """Predictor and dispersion at a point, given the modes there."""
+    z, eta = rows_at(problem, params, u)
+    information = None
+    if objective.beta_is_conditional:
+        weight = row_terms(problem, eta, params.phi).weight
+        information = joint_hessian(problem, z, weight).information
+    return State(
+        eta=eta,
+        scale=jnp.asarray(problem.family.ranef_scale(params.phi), eta.dtype),
+        phi=problem.family.dispersion(params.phi),
+        phi_slope=jax.jacfwd(problem.family.dispersion)(params.phi),
+        log_base=problem.log_base,
+        beta_information=information,
+    )
+
+
+@jax.jit
+def relative_factors(problem: Problem, params: Params) -> tuple[Array, ...]:
+    """Lambda per grouping factor (k, k), relative to the Gaussian's sigma as theta is."""
+    scale = problem.family.ranef_scale(params.phi)
+    return tuple(factor / scale for factor in covariance_factors(problem, params))
