@@ -176,8 +176,8 @@ def factorize(plan: Plan, matrix: Blocks) -> Factorization:
             products = _contract(scaled[i][:, :, level], edge[:, None, :])[:, 0, :]
             border[d] -= sum_by(products, stage.border.lift[i], border[d].shape[1])
         schur -= _border_gram(stage.border, edge, plan.n_levels[f], plan.n_columns)
-    # Every derivative of the corner goes through the rules of `inverse` and the likelihood's
-    # primitives; none is taken through this factor.
+    # Derivatives of the corner go through the rules of `inverse` and `_corner_log_determinant`,
+    # those of solutions through H itself: none is taken through this factor.
     corner = jnp.linalg.cholesky(jax.lax.stop_gradient(schur)) if plan.kept else None
     return Factorization(
         tuple(diagonal), tuple(tuple(blocks) for blocks in coupling), tuple(border), schur, corner
@@ -210,10 +210,22 @@ def _spread(border: Border, edge: Array, n_levels: int, q: int) -> Array:
 def log_determinant(factor: Factorization) -> Array:
     """log|H|."""
     roots = [root[i, i] for root in factor.diagonal for i in range(root.shape[0])]
+    parts = [2.0 * jnp.sum(jnp.log(root)) for root in roots]
     if factor.corner is not None:
-        roots.append(jnp.diagonal(factor.corner))
-    parts = [jnp.sum(jnp.log(root)) for root in roots]
-    return 2.0 * sum(parts[1:], parts[0])
+        parts.append(_corner_log_determinant(factor.schur, factor.corner))
+    return sum(parts[1:], parts[0])
+
+
+@jax.custom_jvp
+def _corner_log_determinant(matrix: Array, root: Array) -> Array:
+    """log|S| from its Cholesky factor."""
+    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(root)))
+
+
+@_corner_log_determinant.defjvp
+def _corner_log_determinant_jvp(primals, tangents):
+    value = _corner_log_determinant(*primals)
+    return value, jnp.sum(inverse(*primals) * tangents[0])
 
 
 def solve(plan: Plan, factor: Factorization, rhs: Effects) -> Effects:

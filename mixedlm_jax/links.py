@@ -31,6 +31,11 @@ def _softplus_jvp(primals, tangents):
     return softplus(x), jax.nn.sigmoid(x) * dx
 
 
+def _log_ndtr(x: Array) -> Array:
+    """log Phi(x), its tail's series long enough for four derivatives to keep their digits."""
+    return jax.scipy.special.log_ndtr(x, series_order=12)
+
+
 class Link:
     """Base of all links. Instances of one class are equal, so they can be static in `jax.jit`."""
 
@@ -160,10 +165,10 @@ class Probit(Link):
         return jax.scipy.special.ndtr(eta)
 
     def log_inverse(self, eta):
-        return jax.scipy.special.log_ndtr(eta)
+        return _log_ndtr(eta)
 
     def log_complement(self, eta):
-        return jax.scipy.special.log_ndtr(-eta)
+        return _log_ndtr(-eta)
 
 
 class Cloglog(Link):

@@ -103,7 +103,8 @@ def check(model: Model, *, also_generic: bool = True) -> None:
             assert np.max(np.abs(slope)) > 0.1, "this is too near to the optimum to show anything"
         else:
             np.testing.assert_allclose(slope[:q], np.zeros(q), atol=1e-11)
-        near(hessian, oracle.hessian_fd(objective, flat), HESSIAN, "Hessian")
+        # a wider step would see the flanks of the narrow peak that a log link has at theta = 0
+        near(hessian, oracle.hessian_fd(objective, flat, step=0.015), HESSIAN, "Hessian")
 
 
 def pairs() -> list[Any]:

@@ -90,6 +90,11 @@ class Family:
         return dispersion
 
     @property
+    def is_linear(self) -> bool:
+        """Whether the responses are normal around eta itself: a linear mixed model."""
+        return False
+
+    @property
     def log_concave(self) -> bool:
         """Whether log f is concave in eta, so that Newton's method needs no safeguard."""
         return self.link.name in self.log_concave_links

@@ -88,7 +88,9 @@ class Binomial(Family):
         )
 
     def bounds(self, trials):
-        return np.zeros_like(trials), trials
+        # under the log link a mean of 1 lies at eta = 0, the edge of the domain
+        highest = np.full_like(trials, np.inf) if self.link.name == "log" else trials
+        return np.zeros_like(trials), highest
 
     def one_row_per_level(self, trials):
         return "refuse" if np.all(trials <= 1.0) else "ok"

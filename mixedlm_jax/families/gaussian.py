@@ -27,6 +27,10 @@ class Gaussian(Family):
     weights_are_precisions = True
     dispersion_names = ("sigma",)
 
+    @property
+    def is_linear(self):
+        return self.link.name == "identity"
+
     def log_density(self, y, eta, phi, trials, precision):
         log_sd = phi[0] - 0.5 * jnp.log(precision)
         return -0.5 * ((y - self.link.inverse(eta)) * jnp.exp(-log_sd)) ** 2 - log_sd

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.families.base import Family, require, xlogy
@@ -35,7 +36,9 @@ class Poisson(Family):
         return eta > 0.0 if self.link.name == "identity" else self.link.in_domain(eta)
 
     def expected_information(self, eta, phi, trials, precision):
-        return self.link.derivative(eta) ** 2 / self.link.inverse(eta)
+        # (dmu/deta)^2 / mu as a product of derivatives of mu and log mu: its square may overflow
+        dlog_mu = jax.jvp(self.link.log_inverse, (eta,), (jnp.ones_like(eta),))[1]
+        return self.link.derivative(eta) * dlog_mu
 
     def variance(self, mu):
         return mu
@@ -55,7 +58,9 @@ class Poisson(Family):
         )
 
     def bounds(self, trials):
-        return np.zeros_like(trials), np.full_like(trials, np.inf)
+        # only under the log link does a mean of 0 lie at an eta that is not finite
+        lowest = 0.0 if self.link.name == "log" else -np.inf
+        return np.full_like(trials, lowest), np.full_like(trials, np.inf)
 
     def one_row_per_level(self, trials):
         return "ok"
