@@ -16,7 +16,19 @@ from __future__ import annotations
 from mixedlm_jax import datasets, families
 from mixedlm_jax.api import checkConv, glmer
 from mixedlm_jax.control import GlmerControl
-from mixedlm_jax.datasets import load_cbpp, load_grouseticks, load_sleepstudy, load_verbagg
+from mixedlm_jax.datasets import (
+    load_bacteria,
+    load_cake,
+    load_cbpp,
+    load_contraception,
+    load_epil,
+    load_grouseticks,
+    load_pastes,
+    load_salamanders,
+    load_sleepstudy,
+    load_toenail,
+    load_verbagg,
+)
 from mixedlm_jax.errors import (
     ArgumentError,
     ConvergenceWarning,
@@ -48,8 +60,15 @@ __all__ = [
     "datasets",
     "families",
     "glmer",
+    "load_bacteria",
+    "load_cake",
     "load_cbpp",
+    "load_contraception",
+    "load_epil",
     "load_grouseticks",
+    "load_pastes",
+    "load_salamanders",
     "load_sleepstudy",
+    "load_toenail",
     "load_verbagg",
 ]

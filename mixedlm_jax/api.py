@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
 
-import jax
-
+from mixedlm_jax.call import Call
 from mixedlm_jax.control import GlmerControl
-from mixedlm_jax.design import build
-from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning
+from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family, resolve
-from mixedlm_jax.fit import fit_problem
 from mixedlm_jax.formula import parse
-from mixedlm_jax.model import GlmerResult
-from mixedlm_jax.objective import OBJECTIVES
-from mixedlm_jax.problem import make_problem
+from mixedlm_jax.model import GlmerResult, announce, fit_call
 from mixedlm_jax.report import Convergence
-from mixedlm_jax.threads import single_blas_thread
 
 
 def glmer(
@@ -35,6 +27,7 @@ def glmer(
     contrasts: Mapping[str, str] | None = None,
     start: Mapping[str, Any] | None = None,
     control: GlmerControl | None = None,
+    verbose: int | None = None,
 ) -> GlmerResult:
     """Fit a generalized linear mixed model by maximum likelihood.
 
@@ -64,6 +57,10 @@ def glmer(
         dispersion parameters (sigma for the Gaussian).
     control
         A `GlmerControl`.
+    verbose
+        1 prints a line per iteration: its number, the log-likelihood, the decrement (what the next
+        step promises to gain) and seconds. 0 prints nothing. None (default) shows one line, on a
+        terminal only, while a fit takes more than a few seconds.
 
     Returns
     -------
@@ -94,32 +91,20 @@ def glmer(
     >>> print(round(model.fixef()["period2"], 4), round(float(model.logLik()), 4))
     -0.9923 -92.0263
     """
-    _check_nAGQ(nAGQ)
-    control = _checked_control(control)
-    parsed = parse(formula)
-    resolved = resolve(family)
-    design, labels = build(
-        parsed,
-        data,
-        resolved,
+    call = Call(
+        formula=parse(formula),
+        data=data,
+        family=resolve(family),
+        nAGQ=nAGQ,
         weights=weights,
         weights_type=weights_type,
         offset=offset,
         na_action=na_action,
         contrasts=contrasts,
+        control=control,
     )
-    with single_blas_thread(), jax.enable_x64(True):
-        problem = make_problem(design, resolved, information=control.information)
-        fit = fit_problem(problem, nAGQ=int(nAGQ), control=control, start=_start(start))
-    model = GlmerResult(
-        formula=str(parsed),
-        family=resolved,
-        design=design,
-        labels=labels,
-        fit=fit,
-        weights=_describe_weights(weights, weights_type),
-    )
-    _warn(model.convergence())
+    model = fit_call(call, start=start, verbose=verbose)
+    announce(model)
     return model
 
 
@@ -131,55 +116,3 @@ def checkConv(model: GlmerResult) -> Convergence:
     if not isinstance(model, GlmerResult):
         raise ArgumentError(f"checkConv judges a model that glmer returned, found {model!r}")
     return model.convergence()
-
-
-def _check_nAGQ(nAGQ: int) -> None:
-    if isinstance(nAGQ, bool) or not isinstance(nAGQ, Integral) or nAGQ not in OBJECTIVES:
-        raise ArgumentError(
-            f"nAGQ is {nAGQ!r}; choose "
-            + " or ".join(f"{n} ({objective.label})" for n, objective in OBJECTIVES.items())
-        )
-
-
-def _checked_control(control: GlmerControl | None) -> GlmerControl:
-    if control is None:
-        return GlmerControl()
-    if not isinstance(control, GlmerControl):
-        raise ArgumentError(
-            f"control is a {type(control).__name__}; give a GlmerControl, for example "
-            "control=GlmerControl(maxfun=50000)"
-        )
-    return control
-
-
-def _start(start: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Start values under the engine's names: lme4 calls beta `fixef`."""
-    if start is None:
-        return None
-    if not isinstance(start, Mapping):
-        raise ArgumentError(
-            f"start is a {type(start).__name__}; give a dict such as {{'theta': ..., 'beta': ...}}"
-        )
-    given = {"beta" if name == "fixef" else name: values for name, values in start.items()}
-    if len(given) < len(start):
-        raise ArgumentError("start has both 'beta' and 'fixef', which are one: give one of them")
-    return given
-
-
-def _describe_weights(weights: Any, weights_type: str) -> str | None:
-    if weights is None:
-        return None
-    return f"{weights if isinstance(weights, str) else 'given as an array'} ({weights_type})"
-
-
-def _warn(found: Convergence) -> None:
-    """Speak up where lme4 would, at the caller of `glmer`."""
-    if not found.ok:
-        warnings.warn(f"{found}; see checkConv(model)", ConvergenceWarning, stacklevel=3)
-    elif found.singular:
-        warnings.warn(
-            "boundary (singular) fit: a standard deviation is 0 or a correlation is +-1; see "
-            "model.VarCorr()",
-            SingularFitWarning,
-            stacklevel=3,
-        )

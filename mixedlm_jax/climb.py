@@ -15,6 +15,7 @@ from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search, begin, bfgs
 from mixedlm_jax.problem import Params, Problem, zero_effects
 from mixedlm_jax.programs import hessian_at, relative_factors, take_step
+from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.start import inverse_metric, prepare
 from mixedlm_jax.verdict import (
     MAX_GAIN,
@@ -118,15 +119,22 @@ def first_search(objective: Objective, problem: Problem, first: Params) -> Searc
 
 
 def climb(
-    objective: Objective, problem: Problem, search: Search, control: GlmerControl, budget: int
+    objective: Objective,
+    problem: Problem,
+    search: Search,
+    control: GlmerControl,
+    budget: int,
+    watch: Watch = unwatched,
 ) -> Outcome:
     """Quasi-Newton search, then Newton's method with the exact Hessian until that settles it.
 
-    budget: evaluations it may spend.
+    budget: evaluations it may spend. watch: is told of each.
     """
 
     def step(state: Search) -> Search:
-        return take_step(objective, problem, state)
+        reached = take_step(objective, problem, state)
+        watch(reached)
+        return reached
 
     search, used, stopped = bfgs(step, search, tol=control.tol, maxfun=budget)
     hessian = hessian_at(objective, problem, search)

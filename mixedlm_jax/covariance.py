@@ -26,6 +26,10 @@ class Structure:
         """Lambda (k, k), lower triangular."""
         raise NotImplementedError
 
+    def lower(self, k: int) -> np.ndarray:
+        """Lower bounds of theta as reported (n_theta,): 0 on the diagonal of Lambda."""
+        raise NotImplementedError
+
     def start(self, scale: np.ndarray) -> np.ndarray:
         """theta of independent effects with the given standard deviations (k,)."""
         raise NotImplementedError
@@ -49,6 +53,10 @@ class Unstructured(Structure):
     def factor(self, theta, k):
         columns, rows = np.triu_indices(k)
         return jnp.zeros((k, k), theta.dtype).at[rows, columns].set(theta)
+
+    def lower(self, k):
+        columns, rows = np.triu_indices(k)
+        return np.where(rows == columns, 0.0, -np.inf)
 
     def start(self, scale):
         columns, rows = np.triu_indices(len(scale))

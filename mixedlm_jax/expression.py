@@ -187,15 +187,17 @@ def columns(node: Expression) -> Iterator[str]:
     return (part.name for part in walk(node) if isinstance(part, Name))
 
 
-def parse_expression(text: str) -> Expression:
+def parse_expression(text: str, *, dot: bool = False) -> Expression:
     """The tree of a whole formula, or of a part of one.
+
+    dot: read a lone `.` as a name, for formulas that change another one.
 
     Raises
     ------
     FormulaError
         Where the text leaves the grammar; the message shows the place.
     """
-    return _Parser(text).parse()
+    return _Parser(text, dot).parse()
 
 
 def fail(text: str, position: int, message: str) -> NoReturn:
@@ -238,11 +240,15 @@ class _Token:
     position: int
 
 
-def _tokens(text: str) -> list[_Token]:
+def _tokens(text: str, dot: bool) -> list[_Token]:
     tokens = []
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
+        if match is None and dot and text[position] == ".":
+            tokens.append(_Token("name", ".", position))
+            position += 1
+            continue
         if match is None:
             _fail_at_character(text, position)
         kind = str(match.lastgroup)
@@ -265,9 +271,9 @@ def _fail_at_character(text: str, position: int) -> NoReturn:
 class _Parser:
     """Precedence climbing over the tokens of one text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, dot: bool) -> None:
         self.text = text
-        self.tokens = _tokens(text)
+        self.tokens = _tokens(text, dot)
         self.next = 0
         self.depth = 0
 

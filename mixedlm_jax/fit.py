@@ -16,6 +16,7 @@ from mixedlm_jax.errors import FitError
 from mixedlm_jax.objective import OBJECTIVES, Objective
 from mixedlm_jax.problem import Params, Problem
 from mixedlm_jax.programs import State, state_at
+from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.search import search_optimum
 from mixedlm_jax.start import first_params
 from mixedlm_jax.verdict import Curvature, Verdict, separated_columns
@@ -32,9 +33,10 @@ class Fit:
     theta: covariance parameters, relative to sigma for the Gaussian. beta (p,). phi: dispersion
     parameters on their natural scale, named by phi_names. u, b: conditional modes per grouping
     factor (k, levels), spherical and on the scale of eta. eta: linear predictor at the modes (n,),
-    offset included. factors: Lambda per grouping factor on the scale of eta (k, k).
-    log_likelihood: with every constant. vcov: covariance of (theta, beta, phi), nan for parameters
-    of a term on its boundary; at nAGQ = 0 beta's part is conditional on theta, as lme4's.
+    offset included. factors: Lambda per grouping factor on the scale of eta (k, k). scale: what
+    theta is relative to, sigma for the Gaussian, else 1. log_likelihood: with every constant.
+    vcov: covariance of (theta, beta, phi), nan for parameters of a term on its boundary; at
+    nAGQ = 0 beta's part is conditional on theta, as lme4's.
     """
 
     theta: np.ndarray
@@ -45,6 +47,7 @@ class Fit:
     b: tuple[np.ndarray, ...]
     eta: np.ndarray
     factors: tuple[np.ndarray, ...]
+    scale: float
     log_likelihood: float
     vcov: np.ndarray
     verdict: Verdict
@@ -59,16 +62,18 @@ def fit_problem(
     nAGQ: int = 1,
     control: GlmerControl | None = None,
     start: dict | None = None,
+    watch: Watch = unwatched,
 ) -> Fit:
     """Maximise the likelihood. Call it with JAX in float64.
 
     start: values to begin at, {"theta", "beta", "phi"} (phi on its natural scale), each optional.
+    watch: is told of every evaluation of the search.
     Raises `FitError` when no optimiser finds a finite likelihood.
     """
     control = control or GlmerControl()
     objective = OBJECTIVES[nAGQ]
     first = first_params(problem, start)
-    outcome = search_optimum(objective, jax.device_put(problem), first, control)
+    outcome = search_optimum(objective, jax.device_put(problem), first, control, watch)
     if not np.isfinite(outcome.search.value):
         raise FitError(
             "the likelihood is not finite at any point that was tried, by either optimiser; check "
@@ -92,6 +97,7 @@ def fit_problem(
         b=tuple(factor @ part for factor, part in zip(factors, u, strict=True)),
         eta=state.eta,
         factors=factors,
+        scale=float(state.scale),
         log_likelihood=float(state.log_base - outcome.search.value),
         vcov=_covariance(objective, outcome, theta_signs, state),
         verdict=verdict,

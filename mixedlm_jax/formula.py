@@ -129,7 +129,7 @@ def parse(text: str) -> Formula:
             f"a formula is a string such as 'y ~ x + (1 | g)', found {type(text).__name__}"
         )
     tree = parse_expression(text)
-    reader = _Reader(text)
+    reader = Reader(text)
     response, right = reader.sides(tree)
     summands, bars, offsets = reader.right_side(right)
     fixed = reader.terms(summands)
@@ -159,7 +159,7 @@ def parse_re_form(text: str | None) -> tuple[RandomTerm, ...] | None:
     if text.strip() == "NA":
         return ()
     tree = parse_expression(text)
-    reader = _Reader(text)
+    reader = Reader(text)
     if isinstance(tree, Operation) and tree.operator == "~" and len(tree.operands) == 1:
         fixed, bars, offsets = reader.right_side(tree.operands[0])
         if not offsets and all(node == Number(0.0) for _, node in fixed):
@@ -179,7 +179,7 @@ _MISPLACED = {
 _COMPARISON = {"<", ">", "<=", ">=", "==", "!="}
 
 
-class _Reader:
+class Reader:
     """Turns the trees of one text into terms, keeping the text for error messages."""
 
     def __init__(self, text: str) -> None:
@@ -218,7 +218,7 @@ class _Reader:
         fixed: list[Signed] = []
         bars: list[Operation] = []
         offsets: list[Expression] = []
-        for positive, summand in _summands(node):
+        for positive, summand in split_sum(node):
             if isinstance(summand, Operation) and summand.operator in ("|", "||"):
                 if not summand.enclosed:
                     self.fail(summand, "write a random term in parentheses: (1 | g)")
@@ -273,7 +273,7 @@ class _Reader:
 
     def expand_operation(self, node: Operation, adding: bool) -> list[Product]:
         if node.operator in ("+", "-"):
-            return self.add_up(_summands(node), adding)
+            return self.add_up(split_sum(node), adding)
         if node.operator == "^":
             return self.expand_power(node, adding)
         if node.operator in ("|", "||"):
@@ -327,7 +327,7 @@ class _Reader:
 
     def random_terms(self, bar: Operation) -> Iterator[RandomTerm]:
         left, right = bar.operands
-        summands = _summands(left)
+        summands = split_sum(left)
         for _, node in summands:
             if _is_call(node, "offset"):
                 self.fail(node, "an offset cannot vary by group: put it outside the parentheses")
@@ -367,7 +367,7 @@ class _Reader:
         return groups[0]
 
 
-def _summands(node: Expression) -> list[Signed]:
+def split_sum(node: Expression) -> list[Signed]:
     """The operands of a chain of + and - from left to right; True marks what is added.
 
     Iterative, because a formula may have a thousand summands. A sum in parentheses is one of them.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +11,30 @@ import numpy as np
 import pandas as pd
 
 from mixedlm_jax import diagnostics
+from mixedlm_jax.call import Call
 from mixedlm_jax.design import Design, Labels
-from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
+from mixedlm_jax.getme import get_me
 from mixedlm_jax.inference import correlation, standard_errors, wald_intervals, wald_tests
+from mixedlm_jax.model_frame import model_frame
+from mixedlm_jax.names import effect_names, term_names, theta_names
+from mixedlm_jax.new_response import with_response
 from mixedlm_jax.objective import OBJECTIVES
 from mixedlm_jax.predict import check_scale, linear_predictor, mean, spread
+from mixedlm_jax.ranef import RanEf, check_cond_var, coefficients, mode_frames
 from mixedlm_jax.recipe import NewRows
 from mixedlm_jax.report import Component, Convergence, LogLik, Summary, VarCorr
+from mixedlm_jax.tidy import (
+    chosen_effects,
+    component_rows,
+    fixed_rows,
+    mode_rows,
+    row_columns,
+    together,
+)
+from mixedlm_jax.uncertainty import component_errors, conditional_variances, leverages
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -29,23 +45,136 @@ class GlmerResult:
 
     Attributes
     ----------
-    formula
-        The formula as written.
-    family
-        The response family with its link.
+    call
+        What `glmer` was asked for, the data among it (the caller's frame itself, not a copy).
     design, labels, fit
         The model's arrays, their names, and the fitted arrays. The pure objective is
         `make_problem(model.design, model.family)` away.
-    weights
-        Name and type of the weights, None where none were given.
+    refitted
+        Whether the response is not that of the data but one given to `refit`.
     """
 
-    formula: str
-    family: Family
+    call: Call
     design: Design
     labels: Labels
     fit: Fit
-    weights: str | None = None
+    refitted: bool = False
+
+    # The model.
+
+    @property
+    def formula(self) -> str:
+        """The formula as written."""
+        return str(self.call.formula)
+
+    @property
+    def family(self) -> Family:
+        """The response family with its link."""
+        return self.call.family
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Terms of the fixed effects besides the intercept: ("age", "I(age^2)", "age:urban")."""
+        return tuple(":".join(map(str, term)) for term in self.call.formula.fixed.terms)
+
+    @property
+    def weights(self) -> pd.Series:
+        """Prior weights, times the trials where there are any, as R's; rows as in `fitted`."""
+        return self._by_row(self.design.weights * self.design.trials)
+
+    @property
+    def offset(self) -> pd.Series:
+        """Sum of all offsets, on the scale of the linear predictor; rows as in `fitted`."""
+        return self._by_row(self.design.offset)
+
+    def isGLMM(self) -> bool:
+        """Whether this is a generalized linear mixed model, as against a linear one."""
+        return not self.family.is_linear
+
+    def model_frame(self) -> pd.DataFrame:
+        """The variables of the formula on the rows used, with the frame's index; R's names.
+
+        The response comes first and as the model has it: 0 and 1 for two levels, a proportion where
+        there are trials. `(weights)` and `(offset)` stand last.
+        """
+        return model_frame(self.call.formula, self.design, self.labels, self.call.data)
+
+    def getME(self, name: str) -> Any:
+        """A part of the model by lme4's name: NumPy, scipy.sparse for Z, Zt, Lambda and Lambdat.
+
+        "X", "Z", "y", "theta", "beta", "u", "b", "Lambda", "lower", "flist", "cnms", "n", "p", "q"
+        and more: `mixedlm_jax.getme.PARTS` lists and explains them. Raises `ArgumentError` for a
+        name that is not there.
+        """
+        return get_me(self.design, self.labels, self.family, self.fit, name)
+
+    # Other models from this one.
+
+    def refit(self, y: Any, *, verbose: int | None = None) -> GlmerResult:
+        """The same model of another response, its search starting at these estimates.
+
+        Parameters
+        ----------
+        y
+            One value for each row of the data, or for each row used: an array, a Series or a column
+            of a frame. In models with trials the successes, or two columns, successes and failures;
+            of a bare proportion with weights, the proportion.
+        verbose
+            As in `glmer`.
+
+        Raises
+        ------
+        ArgumentError
+            For another shape, or a Series with another index.
+        DataError
+            For a response that the family cannot have, or that is missing in rows used.
+        """
+        design = with_response(self.design, self.labels, self.call.formula, self.family, y)
+        start = {"beta": self.fit.beta, "phi": self.fit.phi}
+        if not self.isSingular():  # a search cannot leave theta = 0, where it is stationary
+            start["theta"] = self.fit.theta
+        fit = self.call.fit(design, start=start, verbose=verbose)
+        model = GlmerResult(self.call, design, self.labels, fit, refitted=True)
+        announce(model)
+        return model
+
+    def update(
+        self,
+        formula: str | None = None,
+        data: Any = None,
+        *,
+        start: Mapping[str, Any] | None = None,
+        verbose: int | None = None,
+        **arguments: Any,
+    ) -> GlmerResult:
+        """This model with a changed formula, other data or other arguments, fitted anew.
+
+        Parameters
+        ----------
+        formula
+            As in R's `update`: `". ~ . + x - (1 | g)"`, `.` standing for the old side.
+        data
+            A frame; by default the one this model was fitted to.
+        start, verbose
+            As in `glmer`.
+        arguments
+            Any other argument of `glmer`: family, nAGQ, weights, control, ...
+
+        Raises
+        ------
+        ArgumentError
+            For an unknown argument, and for a model from `refit` without data.
+        FormulaError
+            For a formula that cannot be read, or that takes away a term that is not there.
+        """
+        if self.refitted and data is None:
+            raise ArgumentError(
+                "this model was refitted to a response that its data do not hold: put the response "
+                "into a frame and give it as data="
+            )
+        model = fit_call(self.call.revised(formula, data, arguments), start=start, verbose=verbose)
+        announce(model)
+        return model
 
     # Estimates.
 
@@ -73,36 +202,36 @@ class GlmerResult:
         """Fixed effects by name, on the scale of the linear predictor."""
         return dict(zip(self.labels.fixed, map(float, self.fit.beta), strict=True))
 
-    def ranef(self) -> dict[str, pd.DataFrame]:
-        """Conditional modes per grouping factor: a frame of levels by coefficients."""
-        return {
-            name: pd.DataFrame(b.T.copy(), index=pd.Index(levels, name=name), columns=list(columns))
-            for name, b, levels, columns in zip(
-                self.labels.factors,
-                self.fit.b,
-                self.labels.levels,
-                self.labels.columns,
-                strict=True,
-            )
-        }
+    def ranef(self, condVar: bool | str = False) -> RanEf:
+        """Conditional modes per grouping factor: a frame of levels by coefficients.
+
+        condVar: with True or "joint" the result's attribute `condVar` holds, per grouping factor,
+        the covariance of each level's effects as an array (levels, k, k): given the parameters
+        (True, lme4's), or with the uncertainty of the parameters in it ("joint", glmmTMB's;
+        covariance parameters on their boundary count as known). Raises `ArgumentError` for another
+        value.
+        """
+        check_cond_var(condVar)
+        if not condVar:
+            return mode_frames(self.labels, self.fit.b)
+        variances = conditional_variances(
+            self.design, self.family, self.fit, joint=condVar == "joint"
+        )
+        return mode_frames(self.labels, self.fit.b, variances)
+
+    def coef(self) -> dict[str, pd.DataFrame]:
+        """Fixed plus random effects of each level: per grouping factor levels by coefficients."""
+        return coefficients(self.fixef(), self.ranef())
 
     def VarCorr(self) -> VarCorr:
         """Variances and correlations of the random effects; prints lme4's table."""
+        names = term_names(self.design, self.labels)
+        effects = effect_names(self.design, self.labels)
         parts = []
-        used: dict[str, int] = {}
-        for term in self.design.terms:
-            group, columns = self.labels.factors[term.factor], list(term.columns)
-            names = self.labels.columns[term.factor]
+        for group, own, term in zip(names, effects, self.design.terms, strict=True):
+            columns = list(term.columns)
             block = self.fit.factors[term.factor][np.ix_(columns, columns)]
-            repeated = used.get(group, 0)
-            used[group] = repeated + 1
-            parts.append(
-                Component(
-                    f"{group}.{repeated}" if repeated else group,
-                    tuple(names[j] for j in columns),
-                    block @ block.T,
-                )
-            )
+            parts.append(Component(group, own, block @ block.T))
         return VarCorr(tuple(parts), self._sigma)
 
     # Uncertainty.
@@ -116,7 +245,7 @@ class GlmerResult:
         """
         if not full:
             return _square_frame(self._fixed_covariance, self.labels.fixed)
-        names = (*self._theta_names(), *self.labels.fixed, *self.fit.phi_names)
+        names = (*theta_names(self.design, self.labels), *self.labels.fixed, *self.fit.phi_names)
         return _square_frame(self.fit.vcov, names)
 
     def confint(
@@ -150,16 +279,6 @@ class GlmerResult:
         first = len(self.fit.theta)
         fixed = slice(first, first + len(self.fit.beta))
         return self.fit.vcov[fixed, fixed]
-
-    def _theta_names(self) -> list[str]:
-        names = []
-        for term in self.design.terms:
-            group = self.labels.factors[term.factor]
-            effects = [self.labels.columns[term.factor][j] for j in term.columns]
-            for column, row in zip(*np.triu_indices(len(effects)), strict=True):
-                pair = dict.fromkeys((effects[row], effects[column]))
-                names.append(".".join([group, *pair]))
-        return names
 
     # How well it fits.
 
@@ -196,6 +315,84 @@ class GlmerResult:
     def df_residual(self) -> int:
         """nobs less the number of parameters."""
         return self.nobs - self.logLik().df
+
+    def extractAIC(self) -> tuple[int, float]:
+        """Number of parameters and AIC."""
+        return self.logLik().df, self.AIC()
+
+    # As frames, with the column names of R's broom.mixed.
+
+    def tidy(
+        self,
+        effects: str | Sequence[str] = "fixed",
+        conf_int: bool = False,
+        conf_level: float = 0.95,
+        exponentiate: bool = False,
+    ) -> pd.DataFrame:
+        """Estimates as rows: effect, group, level, term, estimate, std.error, statistic, p.value.
+
+        Parameters
+        ----------
+        effects
+            "fixed"; "ran_pars", standard deviations and correlations of the random effects, with
+            standard errors by the delta method; "ran_vals", conditional modes with conditional
+            standard deviations; several of them; or "all".
+        conf_int, conf_level
+            Add conf.low and conf.high: Wald's, for ran_pars on the scale of log sd and atanh
+            correlation.
+        exponentiate
+            Exponentiate estimates and limits of the fixed effects, and scale their standard errors.
+
+        Raises
+        ------
+        ArgumentError
+            For other effects, or a level outside (0, 1).
+        """
+        level = conf_level if conf_int else None
+        rows: dict[str, Callable[[], pd.DataFrame]] = {
+            "fixed": lambda: fixed_rows(
+                self.labels.fixed,
+                self.fit.beta,
+                self._fixed_covariance,
+                level=level,
+                exponentiate=exponentiate,
+            ),
+            "ran_pars": lambda: component_rows(
+                self.VarCorr(), component_errors(self.design, self.family, self.fit), level=level
+            ),
+            "ran_vals": lambda: mode_rows(self.ranef(condVar=True), level=level),
+        }
+        return together([rows[name]() for name in chosen_effects(effects)])
+
+    def glance(self) -> pd.DataFrame:
+        """One row: nobs, sigma, logLik, AIC, BIC, deviance, df.residual.
+
+        The deviance is lme4's: -2 log L of a linear model, else that of `deviance()`.
+        """
+        log_likelihood = float(self.logLik())
+        row = {
+            "nobs": self.nobs,
+            "sigma": self.sigma,
+            "logLik": log_likelihood,
+            "AIC": self.AIC(),
+            "BIC": self.BIC(),
+            "deviance": self.deviance() if self.isGLMM() else -2.0 * log_likelihood,
+            "df.residual": self.df_residual(),
+        }
+        return pd.DataFrame([row])
+
+    def augment(self) -> pd.DataFrame:
+        """The model frame with a column for each thing known about a row; rows as used.
+
+        .fitted (linear predictor), .resid (deviance residual), .hat and .cooksd (leverage in the
+        joint fit of fixed and random effects given theta, and Cook's distance from it), .fixed
+        (linear predictor at b = 0), .mu, .offset, .sqrtXwt and .sqrtrwt (square roots of the
+        working weight and of weight / variance), .weights, .wtres (Pearson residual), and .eta
+        where it is not .mu.
+        """
+        hat = leverages(self.design, self.family, self.fit)
+        columns = row_columns(self.design, self.family, self.fit, hat)
+        return self.model_frame().assign(**columns)
 
     # Rows.
 
@@ -316,6 +513,31 @@ class GlmerResult:
             f"log-likelihood {self.fit.log_likelihood:.4f}>"
         )
 
+    def _repr_html_(self) -> str:
+        return self.summary().html()
+
+
+def fit_call(
+    call: Call, *, start: Mapping[str, Any] | None = None, verbose: int | None = None
+) -> GlmerResult:
+    """The model that a call describes, fitted; start and verbose as in `glmer`."""
+    design, labels = call.build()
+    return GlmerResult(call, design, labels, call.fit(design, start=start, verbose=verbose))
+
+
+def announce(model: GlmerResult) -> None:
+    """Speak up where lme4 would, at the caller of the function that calls this one."""
+    found = model.convergence()
+    if not found.ok:
+        warnings.warn(f"{found}; see checkConv(model)", ConvergenceWarning, stacklevel=3)
+    elif found.singular:
+        warnings.warn(
+            "boundary (singular) fit: a standard deviation is 0 or a correlation is +-1; see "
+            "model.VarCorr()",
+            SingularFitWarning,
+            stacklevel=3,
+        )
+
 
 def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
     fit, covariance = model.fit, model.vcov().to_numpy()
@@ -329,7 +551,7 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
         method=OBJECTIVES[fit.nAGQ].label,
         family=f"{model.family.name}  ( {model.family.link.name} )",
         formula=model.formula,
-        weights=model.weights,
+        weights=model.call.described_weights,
         criteria={
             "AIC": model.AIC(),
             "BIC": model.BIC(),

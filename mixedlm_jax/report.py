@@ -22,8 +22,10 @@ from mixedlm_jax.formatting import (
     stars,
 )
 from mixedlm_jax.inference import correlation, standard_errors
+from mixedlm_jax.markup import block, paragraph, table
 from mixedlm_jax.verdict import MAX_GAIN, Verdict
 
+_COEFFICIENTS_LEFT = [True, False, False, False, False, True]
 _WIDEST_CORRELATION = 12  # coefficients whose correlations are shown without being asked for
 
 
@@ -93,8 +95,8 @@ class VarCorr:
             }
         )
 
-    def lines(self, digits: int, *, variances: bool) -> list[str]:
-        """The table's lines; correlations get two digits less."""
+    def cells(self, digits: int, *, variances: bool) -> list[list[str]]:
+        """The table's texts, header first; correlations get two digits less."""
         k = max(len(part.names) for part in self.components)
         header = ["Groups", "Name", *["Variance"] * variances, "Std.Dev."]
         header += ["Corr", *[""] * (k - 2)] if k > 1 else []
@@ -113,8 +115,20 @@ class VarCorr:
                 rows.append(["" if i else part.group, name, *next(numbers), *known])
         if self.sigma is not None:
             rows.append(["Residual", "", *next(numbers)])
-        whole = [row + [""] * (len(header) - len(row)) for row in rows]
-        return [f" {line}" for line in align(whole, [True] * len(header))]
+        return [row + [""] * (len(header) - len(row)) for row in rows]
+
+    def lines(self, digits: int, *, variances: bool) -> list[str]:
+        """The table's lines."""
+        whole = self.cells(digits, variances=variances)
+        return [f" {line}" for line in align(whole, [True] * len(whole[0]))]
+
+    def _repr_html_(self) -> str:
+        return self.html(5, variances=False)
+
+    def html(self, digits: int, *, variances: bool) -> str:
+        """The table as HTML."""
+        header, *rows = self.cells(digits, variances=variances)
+        return table(header, rows, [True] * len(header))
 
     def __str__(self) -> str:
         return "\n".join(self.lines(5, variances=False))
@@ -209,6 +223,24 @@ class Summary:
             lines.append(str(self.convergence))
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def html(self) -> str:
+        """The summary as HTML."""
+        names, values = _criteria_cells(self.criteria)
+        parts = [
+            paragraph(self._header()),
+            table(names, [values], [False] * len(names)),
+            paragraph(["Random effects:"]),
+            self.varcorr.html(4, variances=True),
+            paragraph([self._counts()]),
+        ]
+        if not self.coefficients.empty:
+            header, *rows = self._coefficient_cells()
+            parts += [paragraph(["Fixed effects:"]), table(header, rows, _COEFFICIENTS_LEFT)]
+        return block([*parts, paragraph([*self.notes, str(self.convergence)])])
+
     def _header(self) -> list[str]:
         lines = [
             f"Generalized linear mixed model fit by maximum likelihood ({self.method})",
@@ -218,31 +250,32 @@ class Summary:
         return lines + ([f"Weights: {self.weights}"] if self.weights else [])
 
     def _random_effects(self, *, variances: bool) -> list[str]:
+        return ["Random effects:", *self.varcorr.lines(4, variances=variances), self._counts()]
+
+    def _counts(self) -> str:
         groups = "; ".join(f"{name}, {count}" for name, count in self.ngrps.items())
-        return [
-            "Random effects:",
-            *self.varcorr.lines(4, variances=variances),
-            f"Number of obs: {self.nobs}, groups:  {groups}",
-        ]
+        return f"Number of obs: {self.nobs}, groups:  {groups}"
 
     def _fixed_effects(self) -> list[str]:
-        table = self.coefficients
-        if table.empty:
+        if self.coefficients.empty:
             return ["No fixed effects"]
-        values = table.to_numpy(float)
+        lines = ["Fixed effects:", *align(self._coefficient_cells(), _COEFFICIENTS_LEFT)]
+        p_values = self.coefficients.to_numpy(float)[:, 3]
+        return [*lines, "---", STARS_LEGEND] if np.any(p_values <= 0.1) else lines
+
+    def _coefficient_cells(self) -> list[list[str]]:
+        values = self.coefficients.to_numpy(float)
         p_values = values[:, 3]
         columns = zip(
-            table.index,
+            self.coefficients.index,
             format_estimates(values[:, :2], 4),
             format_alike(np.round(values[:, 2], 3), 4),
             format_p_values(p_values),
             map(stars, p_values),
             strict=True,
         )
-        rows = [["", *table.columns, ""]]
-        rows += [[name, *estimate, z, p, mark] for name, estimate, z, p, mark in columns]
-        lines = ["Fixed effects:", *align(rows, [True, False, False, False, False, True])]
-        return [*lines, "---", STARS_LEGEND] if np.any(p_values <= 0.1) else lines
+        rows = [["", *self.coefficients.columns, ""]]
+        return rows + [[name, *estimate, z, p, mark] for name, estimate, z, p, mark in columns]
 
     def _fixed_estimates(self) -> list[str]:
         if self.coefficients.empty:
@@ -274,9 +307,13 @@ class Summary:
         return ["Correlation of Fixed Effects:", *align(rows, [True, *[False] * (p - 1)])]
 
 
-def _criteria(criteria: Mapping[str, float]) -> list[str]:
+def _criteria_cells(criteria: Mapping[str, float]) -> tuple[list[str], list[str]]:
     values = [f"{v:.4f}" if name != "df.resid" else f"{v:.0f}" for name, v in criteria.items()]
-    return align([list(criteria), values], [False] * len(values))
+    return list(criteria), values
+
+
+def _criteria(criteria: Mapping[str, float]) -> list[str]:
+    return align(_criteria_cells(criteria), [False] * len(criteria))
 
 
 def _quantiles(values: np.ndarray) -> list[str]:

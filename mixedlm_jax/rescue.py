@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,16 +10,19 @@ import numpy as np
 from mixedlm_jax.climb import Outcome, climb, first_search, outcome_of
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.objective import Objective
-from mixedlm_jax.optimize import begin, central_differences, derivative_free
-from mixedlm_jax.problem import Params
+from mixedlm_jax.optimize import Search, begin, central_differences, derivative_free
+from mixedlm_jax.problem import Params, Problem
 from mixedlm_jax.programs import modes_at, objective_value
+from mixedlm_jax.progress import Watch, unwatched
 
 
-def without_gradients(objective: Objective, outcome: Outcome, control: GlmerControl) -> Outcome:
+def without_gradients(
+    objective: Objective, outcome: Outcome, control: GlmerControl, watch: Watch = unwatched
+) -> Outcome:
     """A derivative-free search from an outcome, then Newton steps with what budget is left."""
     problem, search = outcome.problem, outcome.search
     found = derivative_free(
-        lambda x: objective_value(objective, problem, x, search.aux),
+        _values(objective, problem, search, watch),
         np.asarray(search.x),
         np.linalg.cholesky(np.asarray(search.inverse)),
         maxfun=max(control.maxfun - outcome.evaluations, 1),
@@ -30,7 +34,7 @@ def without_gradients(objective: Objective, outcome: Outcome, control: GlmerCont
     # one evaluation more than the limit, where it is reached: the verdict needs a gradient
     budget = max(control.maxfun - used, 1)
     begun = begin(found.x, search.aux, search.inverse)
-    polished = climb(objective, problem, begun, control, budget)
+    polished = climb(objective, problem, begun, control, budget, watch)
     return replace(
         polished,
         optimizer=found.method,
@@ -41,7 +45,11 @@ def without_gradients(objective: Objective, outcome: Outcome, control: GlmerCont
 
 
 def without_derivatives(
-    objective: Objective, failed: Outcome, first: Params, control: GlmerControl
+    objective: Objective,
+    failed: Outcome,
+    first: Params,
+    control: GlmerControl,
+    watch: Watch = unwatched,
 ) -> Outcome:
     """A derivative-free search of a likelihood that autodiff makes not finite.
 
@@ -51,10 +59,7 @@ def without_derivatives(
     problem = failed.problem.replace(differentiation="numerical")
     search = first_search(objective, problem, first)
     scale = np.linalg.cholesky(np.asarray(search.inverse))
-
-    def value(x: np.ndarray) -> float:
-        return float(objective_value(objective, problem, x, search.aux))
-
+    value = _values(objective, problem, search, watch)
     found = derivative_free(
         value,
         np.asarray(search.x),
@@ -78,3 +83,16 @@ def without_derivatives(
         path=path,
     )
     return replace(outcome, optimizer=found.method)
+
+
+def _values(
+    objective: Objective, problem: Problem, search: Search, watch: Watch
+) -> Callable[[np.ndarray], float]:
+    """The objective's value as a function of x alone, modes sought from those of `search`."""
+
+    def value(x: np.ndarray) -> float:
+        found = float(objective_value(objective, problem, x, search.aux))
+        watch(search._replace(x=x, value=found, gain=np.nan))
+        return found
+
+    return value

@@ -58,17 +58,30 @@ def response_parts(
     FormulaError
         For `cbind` with a family that takes no trials.
     """
-    if isinstance(expression, Call) and expression.function == "cbind":
+    if _is_cbind(expression):
         if not family.takes_trials:
             raise FormulaError(
                 f"cbind(successes, failures) needs a family with trials, found {family.name}: "
                 "write the response as one column or use the binomial family"
             )
         return tuple(evaluation.variable(operand) for operand in expression.operands)
-    if _is_ratio(expression) and family.takes_trials:
+    if has_trials(expression, family):
         successes, trials = (_numeric(operand, evaluation) for operand in expression.operands)
         return successes, trials
     return (evaluation.variable(expression),)
+
+
+def has_trials(expression: Expression, family: ResponseFamily) -> bool:
+    """Whether a response names its trials: `successes / trials`, `cbind(successes, failures)`."""
+    return family.takes_trials and (_is_ratio(expression) or _is_cbind(expression))
+
+
+def with_trials(
+    expression: Expression, successes: np.ndarray, trials: np.ndarray
+) -> tuple[Value, Value]:
+    """The parts of a response that names its trials, from these numbers."""
+    second = trials - successes if _is_cbind(expression) else trials
+    return Numeric(successes), Numeric(second)
 
 
 def respond(
@@ -115,6 +128,10 @@ def check_weights(weights: np.ndarray | None, weights_type: str) -> None:
             f"weights are negative in {np.sum(weights < 0)} rows (first: {weights[row]:g} in row "
             f"{row}); expected 0 or more: drop these rows or correct them"
         )
+
+
+def _is_cbind(expression: Expression) -> bool:
+    return isinstance(expression, Call) and expression.function == "cbind"
 
 
 def _is_ratio(expression: Expression) -> bool:

@@ -11,6 +11,7 @@ from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.errors import Code
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.problem import Params, Problem
+from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.rescue import without_derivatives, without_gradients
 from mixedlm_jax.verdict import MAX_GAIN, Curvature, scaled_factor
 
@@ -20,22 +21,26 @@ _ODD_SD = 8.0
 
 
 def search_optimum(
-    objective: Objective, problem: Problem, first: Params, control: GlmerControl
+    objective: Objective,
+    problem: Problem,
+    first: Params,
+    control: GlmerControl,
+    watch: Watch = unwatched,
 ) -> Outcome:
     """The optimum from rough parameters, by gradients, or without them where those fail."""
     search = first_search(objective, problem, first)
     if control.optimizer == "bobyqa":
         begun = outcome_of(objective, problem, search)
-        return replace(without_gradients(objective, begun, control), reason="asked for")
-    outcome = climb(objective, problem, search, control, control.maxfun)
+        return replace(without_gradients(objective, begun, control, watch), reason="asked for")
+    outcome = climb(objective, problem, search, control, control.maxfun, watch)
     if outcome.stopped != "limit" and looks_odd(outcome):
-        outcome = second_start(objective, outcome, first, control)
+        outcome = second_start(objective, outcome, first, control, watch)
     if outcome.stopped == "limit" or _acceptable(outcome):
         return outcome
     reason = f"the gradient path failed ({outcome.stopped})"
     if outcome.finite:
-        return replace(without_gradients(objective, outcome, control), reason=reason)
-    return replace(without_derivatives(objective, outcome, first, control), reason=reason)
+        return replace(without_gradients(objective, outcome, control, watch), reason=reason)
+    return replace(without_derivatives(objective, outcome, first, control, watch), reason=reason)
 
 
 def _acceptable(outcome: Outcome) -> bool:
@@ -61,7 +66,11 @@ def looks_odd(outcome: Outcome) -> bool:
 
 
 def second_start(
-    objective: Objective, outcome: Outcome, first: Params, control: GlmerControl
+    objective: Objective,
+    outcome: Outcome,
+    first: Params,
+    control: GlmerControl,
+    watch: Watch = unwatched,
 ) -> Outcome:
     """The better of an outcome and that of a search from small random effects.
 
@@ -72,7 +81,7 @@ def second_start(
         return outcome
     problem = outcome.problem
     search = first_search(objective, problem, first._replace(theta=0.2 * first.theta))
-    other = climb(objective, problem, search, control, budget)
+    other = climb(objective, problem, search, control, budget, watch)
     better = other.finite and other.search.value < outcome.search.value - MAX_GAIN
     chosen = other if better else outcome
     return replace(

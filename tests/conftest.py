@@ -58,3 +58,17 @@ def reference() -> dict[str, dict[str, Any]]:
 def reference_frame() -> Callable[[dict[str, Any]], pd.DataFrame]:
     """A function from a recorded fit to the data it was fitted to."""
     return records.frame
+
+
+@pytest.fixture
+def traces() -> Iterator[list[str]]:
+    """The names of what JAX traces during a test."""
+    heard: list[str] = []
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if "trace" in event:
+            heard.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield heard
+    jax.monitoring.clear_event_listeners()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 
+import numpy as np
 import pandas as pd
 import records
 
@@ -27,6 +29,15 @@ def recorded(name: str) -> mlm.GlmerResult:
 def cbpp() -> pd.DataFrame:
     """A fresh copy of the cattle data."""
     return records.frame(records.MODELS["cbpp_logit"])
+
+
+@cache
+def singular() -> mlm.GlmerResult:
+    """Groups of the same counts, between which there is nothing to explain."""
+    data = pd.DataFrame({"y": [1, 2, 3, 4] * 10, "g": np.repeat(np.arange(10), 4)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mlm.SingularFitWarning)
+        return mlm.glmer("y ~ 1 + (1 | g)", data, "poisson")
 
 
 CBPP = "incidence / size ~ period + (1 | herd)"

@@ -10,20 +10,29 @@ import pytest
 import records
 
 from mixedlm_jax import datasets
+from mixedlm_jax.design import build
+from mixedlm_jax.families import resolve
+from mixedlm_jax.formula import parse
 
 LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
-    "cbpp": datasets.load_cbpp,
-    "grouseticks": datasets.load_grouseticks,
-    "sleepstudy": datasets.load_sleepstudy,
-    "verbagg": datasets.load_verbagg,
+    name.removeprefix("load_"): getattr(datasets, name)
+    for name in datasets.__all__
+    if name.startswith("load_")
 }
 COUNTS = {
+    "bacteria": (220, 50),
+    "cake": (270, 15),
     "cbpp": (56, 15),
+    "contraception": (1934, 60),
+    "epil": (236, 59),
     "grouseticks": (403, 403),
+    "pastes": (60, 10),
+    "salamanders": (644, 23),
     "sleepstudy": (180, 18),
+    "toenail": (1908, 294),
     "verbagg": (7584, 316),
 }
-"""Rows, and levels of the first grouping factor, as lme4's help pages give them."""
+"""Rows, and levels of the first grouping factor, as the R packages' help pages give them."""
 
 
 @pytest.fixture(params=LOADERS)
@@ -67,13 +76,48 @@ def test_totals_printed_by_R() -> None:
     assert list(verbagg["mode"].cat.categories) == ["want", "do"]
 
 
+def test_totals_printed_by_R_of_other_packages() -> None:
+    """sum() of columns of mlmRev 1.0-8, HSAUR3 1.0-14, MASS 7.3-58.2, glmmTMB 1.1.5, lme4."""
+    contraception, toenail = datasets.load_contraception(), datasets.load_toenail()
+    assert contraception["use"].sum() == 759
+    assert contraception["age"].sum() == pytest.approx(4.2507, abs=1e-9)
+    assert toenail["y"].sum() == 408
+    assert toenail["time"].sum() == pytest.approx(8950.643, abs=5e-4)
+    bacteria, epil = datasets.load_bacteria(), datasets.load_epil()
+    assert (bacteria["y"].sum(), bacteria["week"].sum(), bacteria["late"].sum()) == (177, 980, 126)
+    assert (epil["y"].sum(), epil["V4"].sum()) == (1948, 59)
+    salamanders, cake = datasets.load_salamanders(), datasets.load_cake()
+    assert salamanders["count"].sum() == 852
+    assert salamanders["cover"].sum() == pytest.approx(5.599999e-08, abs=1e-12)
+    assert (cake["angle"].sum(), cake["ctemp"].sum()) == (8673, 0)
+    assert datasets.load_pastes()["strength"].sum() == pytest.approx(3603.2, abs=1e-9)
+    assert datasets.load_pastes()["sample"].nunique() == 30
+
+
+def test_list() -> None:
+    table = datasets.list()
+    assert list(table.columns) == ["name", "rows", "columns", "source", "family", "model"]
+    assert list(table["name"]) == sorted(LOADERS)
+    for row in table.itertuples():
+        assert LOADERS[str(row.name)]().shape == (row.rows, row.columns)
+        text = LOADERS[str(row.name)].__doc__ or ""
+        assert str(row.model) in text
+        assert str(row.source).removeprefix("R package ") in text
+
+
+def test_models_to_try_fit_their_data() -> None:
+    for row in datasets.list().itertuples():
+        design, _ = build(parse(str(row.model)), LOADERS[str(row.name)](), resolve(str(row.family)))
+        assert len(design.y) == row.rows
+
+
 def test_every_loader_hands_out_its_own_copy(name: str) -> None:
     first = LOADERS[name]()
-    first.iloc[:, -1] = first.iloc[:, -1].to_numpy()[0]
+    first.iloc[:, 0] = first.iloc[:, 0].to_numpy()[0]
     assert not first.equals(LOADERS[name]())
 
 
 def test_documented(name: str) -> None:
     text = LOADERS[name].__doc__ or ""
     assert "Source: " in text
-    assert ">>> glmer(" in text
+    assert " ~ " in text

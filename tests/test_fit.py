@@ -44,20 +44,6 @@ def cbpp():
     return mlm.load_cbpp()
 
 
-@pytest.fixture
-def traces():
-    """The names of what JAX traces during a test."""
-    heard: list[str] = []
-
-    def listen(event: str, duration_secs: float, **_: str | int) -> None:
-        if "trace" in event:
-            heard.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield heard
-    jax.monitoring.clear_event_listeners()
-
-
 def test_second_fit_of_a_shape_compiles_nothing(cbpp, traces):
     jax.clear_caches()
     mlm.glmer(CBPP, cbpp, "binomial")

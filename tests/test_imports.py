@@ -19,7 +19,7 @@ PACKAGE = "mixedlm_jax"
 # and beside what it works with: text, then data frames, then the arrays that come of them; numbers
 # from one row of a model outwards to a whole fit; then what is made of a fit, and what users call.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "words": ("errors", "expression", "formula"),
+    "words": ("errors", "expression", "formula", "revision"),
     "data frames": (
         "table",
         "variables",
@@ -28,6 +28,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "matrix",
         "recipe",
         "design",
+        "names",
+        "new_response",
+        "model_frame",
     ),
     "rows": (
         "arrays",
@@ -42,6 +45,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "likelihood": ("plan", "elimination", "problem", "modes", "likelihood", "objective"),
     "fitting": (
         "optimize",
+        "progress",
         "control",
         "programs",
         "start",
@@ -54,13 +58,22 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "results": (
         "inference.covariance",
         "inference.wald",
+        "inference.components",
+        "inference.conditional",
+        "inference.point",
         "inference",
+        "threads",
+        "uncertainty",
         "predict",
         "diagnostics",
         "formatting",
+        "markup",
         "report",
+        "ranef",
+        "tidy",
+        "getme",
     ),
-    "face": ("model", "threads", "api", "datasets", ""),
+    "face": ("call", "model", "api", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
@@ -75,11 +88,13 @@ DEFERRED = {
     ("threads", "scipy.linalg"),
     ("variables", "formulaic.transforms"),
     ("table", "narwhals"),
+    ("getme", "scipy.sparse"),
 }
 # Dependencies that are slow to import and that most sessions, or most seconds of one, do not need.
 LATE = {
     ("variables", "formulaic.transforms"),
     ("table", "narwhals"),
+    ("getme", "scipy.sparse"),
     ("threads", "scipy.linalg"),
     ("optimize", "scipy.optimize"),
     ("verdict", "scipy.optimize"),

@@ -4,7 +4,8 @@
     Var(b | y)      = Lambda H^-1 Lambda' + J V J'         with psi's uncertainty: glmmTMB's
 
 J = d b_hat / d psi is the total derivative (Lambda(theta) and u_hat(psi) both move), V the
-covariance of psi. Only the diagonal block of each level is formed.
+covariance of psi. Only the diagonal block of each level is formed. H has the weights of the
+problem's determinant: with `information="expected"` all of this is lme4's for any link.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from mixedlm_jax.elimination import (
     assemble,
     factorize,
     leverages,
+    predictor,
     row_products,
     selected_inverse,
 )
 from mixedlm_jax.modes import conditional_modes, joint_hessian
 from mixedlm_jax.plan import Plan
-from mixedlm_jax.problem import Params, Problem, covariance_factors, row_terms, rows_at
+from mixedlm_jax.problem import Params, Problem, covariance_factors, determinant_weights, rows_at
 
 
 @jax.jit
@@ -36,7 +38,7 @@ def conditional_covariance(params: Params, problem: Problem, u: Effects) -> Rows
     (k, k, levels), on the scale of eta.
     """
     z, eta = rows_at(problem, params, u)
-    weight = row_terms(problem, eta, params.phi).weight
+    weight = determinant_weights(problem, eta, params.phi)
     factor = factorize(problem.plan, assemble(problem.plan, z, weight))
     blocks = _level_blocks(problem.plan, selected_inverse(problem.plan, factor))
     return tuple(
@@ -86,10 +88,10 @@ def joint_leverages(params: Params, problem: Problem, u: Effects) -> Array:
     """
     plan = problem.plan
     z, eta = rows_at(problem, params, u)
-    weight = row_terms(problem, eta, params.phi).weight
+    weight = determinant_weights(problem, eta, params.phi)
     hessian = joint_hessian(problem, z, weight)
     own = leverages(z, row_products(plan, selected_inverse(plan, hessian.factor), z))
-    accounted = jax.vmap(lambda part: _predicted(plan, z, part))(hessian.reduced)
+    accounted = jax.vmap(lambda part: predictor(plan, z, part))(hessian.reduced)
     rest = problem.X - accounted.T
     fixed = jnp.sum(rest * jnp.linalg.solve(hessian.information, rest.T).T, axis=1)
     return weight * (own + fixed)

@@ -2,9 +2,9 @@
 #
 #     Rscript make_accessors.R [folder with data/ and models.json]
 #
-# Needs R with lme4, broom.mixed, glmmTMB, numDeriv and jsonlite. lme4 is restarted at its optimum
-# with tolPwrss = 1e-13: its default stops an inner iteration early, which shows in the fourth digit.
-# Long vectors are stored as head, tail and sum.
+# Needs R with lme4, broom.mixed, glmmTMB, numDeriv and jsonlite. glmer starts at the best estimates
+# known (models.json) and searches their neighbourhood, with tolPwrss = 1e-13: left to itself it stops
+# 1e-4 standard errors away. Long vectors are stored as head, tail, sum and sum of squares.
 suppressMessages({library(lme4); library(broom.mixed); library(glmmTMB); library(jsonlite)})
 options(digits = 15, contrasts = c("contr.treatment", "contr.treatment"))
 arguments <- commandArgs(trailingOnly = TRUE)
@@ -22,21 +22,17 @@ read_frame <- function(record) {
   frame
 }
 
-fit_tightly <- function(formula, data, gaussian, weights_name) {
+fit_tightly <- function(formula, data, gaussian, weights_name, record) {
   environment(formula) <- environment()
   weights <- if (is.null(weights_name)) list() else list(weights = as.name(weights_name))
   if (gaussian)
     return(do.call(lmer, c(list(formula, data = quote(data), REML = FALSE, control = lmerControl(
       optimizer = "bobyqa", optCtrl = list(rhoend = 1e-11, maxfun = 1e5))), weights)))
   control <- glmerControl(optimizer = "bobyqa", tolPwrss = 1e-13,
-                          optCtrl = list(rhoend = 1e-9, maxfun = 1e5))
-  start <- NULL
-  for (again in 1:3) {
-    model <- do.call(glmer, c(list(formula, data = quote(data), family = quote(binomial),
-                                   control = control, start = start), weights))
-    start <- list(theta = getME(model, "theta"), fixef = fixef(model))
-  }
-  model
+                          optCtrl = list(rhobeg = 1e-6, rhoend = 1e-10, maxfun = 1e5))
+  start <- list(theta = unlist(record$theta), fixef = unlist(record$fixef))
+  do.call(glmer, c(list(formula, data = quote(data), family = quote(binomial), control = control,
+                        start = start), weights))
 }
 
 # The covariance of all random effects with the parameters' uncertainty in it: TMB's joint precision,
@@ -54,7 +50,31 @@ joint_covariance <- function(model) {
                           getJointPrecision = TRUE)
   whole <- as.matrix(solve(report$jointPrecision))
   list(covariance = whole[rownames(whole) == "b", rownames(whole) == "b"],
+       component_se = component_errors(model, par, solve(hessian)),
        gradient = max(abs(object$gr(par))))
+}
+
+# Delta-method standard errors of standard deviations and correlations (lower triangle by columns),
+# and of sigma.
+component_errors <- function(model, par, covariance) {
+  object <- model$obj
+  whole <- object$env$last.par.best
+  components <- function(theta) {
+    whole[names(whole) == "theta"] <- theta
+    report <- object$report(whole)
+    unlist(Map(function(sd, corr) {
+      both <- as.matrix(corr)
+      diag(both) <- sd
+      both[lower.tri(both, diag = TRUE)]
+    }, report$sd, report$corr))
+  }
+  of <- function(name) which(names(par) == name)
+  slopes <- numDeriv::jacobian(components, par[of("theta")])
+  se <- sqrt(diag(slopes %*% covariance[of("theta"), of("theta")] %*% t(slopes)))
+  if (!length(of("betad"))) return(se)
+  log_sigma <- log(sigma(model)) / model$fit$par[["betad"]]  # 1/2: betad is the log of a variance
+  c(se, exp(log_sigma * par[of("betad")]) * abs(log_sigma) *
+      sqrt(covariance[of("betad"), of("betad")]))
 }
 
 blocks_of <- function(covariance, sizes) {  # sizes: per term (effects, levels)
@@ -97,7 +117,7 @@ leverages <- function(model) {
 describe <- function(id, formula, gaussian, weights_name = NULL, refitted = NULL) {
   record <- records[[id]]
   data <- read_frame(record)
-  model <- fit_tightly(formula, data, gaussian, weights_name)
+  model <- fit_tightly(formula, data, gaussian, weights_name, record)
   ranefs <- ranef(model, condVar = TRUE)
   tmb_formula <- if (is.null(weights_name)) formula else
     update(formula, cbind(incidence, size - incidence) ~ .)
@@ -119,7 +139,7 @@ describe <- function(id, formula, gaussian, weights_name = NULL, refitted = NULL
     coef = frames_of(coef(model)), ranef = frames_of(ranefs),
     condVar = lapply(ranefs, function(frame) arrays_of(attr(frame, "postVar"))),
     joint = setNames(blocks_of(joint$covariance, sizes), names(ranefs)),
-    joint_gradient = joint$gradient,
+    joint_gradient = joint$gradient, component_se = I(joint$component_se),
     df_residual = df.residual(model), extractAIC = extractAIC(model), isGLMM = isGLMM(model),
     terms = I(attr(terms(model), "term.labels")), model_frame = I(names(model.frame(model))),
     weights = ends(weights(model)), offset = ends(getME(model, "offset")),
@@ -155,7 +175,10 @@ describe <- function(id, formula, gaussian, weights_name = NULL, refitted = NULL
       hat = ends(hat), cooksd = ends(cook)))
   if (!is.null(refitted)) {
     y <- refitted(data)
-    again <- refit(model, if (is.null(weights_name)) y else y / data[[weights_name]])
+    control <- glmerControl(optimizer = "bobyqa", tolPwrss = 1e-13,
+                            optCtrl = list(rhoend = 1e-9, maxfun = 1e5))
+    again <- if (gaussian) refit(model, y) else
+      refit(model, y / data[[weights_name]], control = control)
     out$refit <- list(y = I(y), logLik = as.numeric(logLik(again)), theta = I(unname(
       getME(again, "theta"))), fixef = I(unname(fixef(again))))
   }
@@ -167,7 +190,7 @@ found <- list(
            function(d) pmin(rev(d$incidence), d$size)),
   describe("verbagg_crossed", y ~ Anger + Gender + btype + situ + (1 | id) + (1 | item), FALSE),
   describe("sleepstudy_slope", Reaction ~ Days + (Days | Subject), TRUE, NULL,
-           function(d) rev(d$Reaction)),
+           function(d) 1000 * log(d$Reaction)),
   describe("contraception_slope", use ~ age + I(age^2) + urban + livch + (urban | district), FALSE))
 
 # update.formula: what R makes of it
@@ -175,9 +198,9 @@ updates <- list(
   c("y ~ x + (1 | g)", ". ~ . + z"), c("y ~ x + (1 | g)", ". ~ . - x"),
   c("y ~ a * b + (1 | g) + offset(o) - 1", ". ~ . - a:b + z"),
   c("y ~ a * b + (1 | g) + offset(o) - 1", "log(.) ~ ."),
-  c("y ~ a * b + (1 | g) + offset(o) - 1", ". ~ . + 1 - offset(o) - (1 | g) + (x | g)"),
+  c("y ~ a * b + (1 | g) + offset(o) - 1", ". ~ . + 1 - (1 | g) + (x | g)"),
   c("y ~ x + (1 | g)", ". ~ . + (1 | g)"), c("y ~ x + (1 | g)", "~ . + (0 + x | g)"),
-  c("s / t ~ x + (1 | g)", ". ~ . + I(x^2)"), c("y ~ a + b + c + (1 | g)", ". ~ . - a:b - c"),
+  c("s / t ~ x + (1 | g)", ". ~ . + I(x^2)"), c("y ~ a * c + b + (1 | g)", ". ~ . - a:c - c"),
   c("y ~ x + (1 | g)", "z ~ w + (x || h)"), c("y ~ a + b + (1 | g)", ". ~ . + a:b"),
   c("y ~ a * b * c + (1 | g)", ". ~ . - a:b:c"), c("y ~ x + (1 | a/b)", ". ~ . - (1 | a/b) + (1 | a)"),
   c("y ~ x + offset(o) + (1 | g)", ". ~ . + log(w)"), c("y ~ a + (1 | g)", ". ~ . - a + 0"))

@@ -1,0 +1,43 @@
+"""Standard deviations and correlations of the random effects as functions of the parameters."""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixedlm_jax.arrays import Array
+from mixedlm_jax.problem import Params, Problem, covariance_factors
+
+
+def component_order(k: int) -> list[tuple[int, int]]:
+    """The entries of one term's covariance, lower triangle by columns: (0, 0), (1, 0), ..., (1, 1).
+
+    A pair (i, i) stands for a standard deviation, (i, j) for a correlation.
+    """
+    return [(row, column) for column, row in combinations_with_replacement(range(k), 2)]
+
+
+@jax.jit
+def component_slopes(params: Params, problem: Problem) -> Array:
+    """Jacobian of standard deviations and correlations in (theta, beta, unconstrained phi).
+
+    Rows run over the terms in theta order, within each in `component_order`; nan where a standard
+    deviation is 0.
+    """
+
+    def components(flat):
+        factors = covariance_factors(problem, problem.split(flat))
+        parts = []
+        for term in problem.terms:
+            columns = np.array(term.columns)
+            block = factors[term.factor][columns[:, None], columns[None, :]]
+            covariance = block @ block.T
+            sd = jnp.sqrt(jnp.diagonal(covariance))
+            for i, j in component_order(len(columns)):
+                parts.append(sd[i] if i == j else covariance[i, j] / (sd[i] * sd[j]))
+        return jnp.stack(parts)
+
+    return jax.jacfwd(components)(params.flat)

@@ -1,0 +1,37 @@
+"""Names of a model's random-effects terms and of its covariance parameters, as lme4 has them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mixedlm_jax.design import Design, Labels
+
+
+def term_names(design: Design, labels: Labels) -> list[str]:
+    """One name per term: its grouping factor, numbered from the second term of a factor on.
+
+    `(x || g)` gives "g" and "g.1".
+    """
+    names: list[str] = []
+    used: dict[str, int] = {}
+    for term in design.terms:
+        group = labels.factors[term.factor]
+        repeated = used.get(group, 0)
+        used[group] = repeated + 1
+        names.append(f"{group}.{repeated}" if repeated else group)
+    return names
+
+
+def effect_names(design: Design, labels: Labels) -> list[tuple[str, ...]]:
+    """Per term the names of its effects: ("(Intercept)", "Days")."""
+    return [tuple(labels.columns[term.factor][j] for j in term.columns) for term in design.terms]
+
+
+def theta_names(design: Design, labels: Labels) -> list[str]:
+    """One name per covariance parameter: "Subject.Days.(Intercept)"."""
+    names = []
+    for term, effects in zip(design.terms, effect_names(design, labels), strict=True):
+        for column, row in zip(*np.triu_indices(len(effects)), strict=True):
+            pair = dict.fromkeys((effects[row], effects[column]))
+            names.append(".".join([labels.factors[term.factor], *pair]))
+    return names
