@@ -16,6 +16,7 @@ from mixedlm_jax.expression import suggest
 from mixedlm_jax.families import Family, resolve
 from mixedlm_jax.fit import Fit, fit_problem
 from mixedlm_jax.formula import Formula
+from mixedlm_jax.identification import check_identified
 from mixedlm_jax.objective import OBJECTIVES
 from mixedlm_jax.problem import make_problem
 from mixedlm_jax.progress import check_verbose, progress
@@ -80,8 +81,8 @@ class Call:
         return replace(self, **changes)
 
     def build(self) -> tuple[Design, Labels]:
-        """The design the call describes."""
-        return build(
+        """The design the call describes, if its random effects can be told apart."""
+        design, labels = build(
             self.formula,
             self.data,
             self.family,
@@ -91,6 +92,8 @@ class Call:
             na_action=self.na_action,
             contrasts=self.contrasts,
         )
+        check_identified(design, labels, self.family)
+        return design, labels
 
     def fit(
         self,

@@ -10,17 +10,17 @@ import numpy as np
 
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.covariance import STRUCTURES
+from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search, begin, bfgs
 from mixedlm_jax.problem import Params, Problem, zero_effects
-from mixedlm_jax.programs import hessian_at, relative_factors, take_step
+from mixedlm_jax.programs import hessian_at, take_step, unit_factors
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.start import inverse_metric, prepare
 from mixedlm_jax.verdict import (
     MAX_GAIN,
     SINGULAR,
-    Curvature,
     Verdict,
     judge,
     scaled_factor,
@@ -38,8 +38,9 @@ _SAME = 1e-9
 class Outcome:
     """Where a search ended and how it got there.
 
-    hessian: of -log L there, nan where it is not known. factors: Lambda per grouping factor,
-    relative as theta is. stopped: how the last optimiser ended. path: the stages passed.
+    hessian: of -log L there, nan where it is not known. factors: Lambda per grouping factor in
+    units of the family's `effect_unit`. stopped: how the last optimiser ended. path: the stages
+    passed.
     """
 
     problem: Problem
@@ -92,7 +93,7 @@ def outcome_of(
     if hessian is None:
         hessian = np.full((len(search.x),) * 2, np.nan)
     params, _ = _params_at(objective, problem, search)
-    factors = jax.device_get(relative_factors(problem, params))
+    factors = jax.device_get(unit_factors(problem, params))
     return Outcome(problem, search, hessian, factors, stopped, evaluations, path)
 
 

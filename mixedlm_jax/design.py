@@ -453,30 +453,36 @@ def _random_effects(
     random: Sequence[RandomTerm], values: Values, groups: Groups, n: int
 ) -> _RandomEffects:
     """Merge the terms that share a grouping factor, and put factors and terms in order."""
-    learnt: dict[str, tuple[Grouping, np.ndarray]] = {}
-    effects: dict[str, list[tuple[RandomTerm, Coding]]] = {}
+    learnt: dict[tuple[Expression, ...], tuple[Grouping, np.ndarray]] = {}
+    effects: dict[tuple[Expression, ...], list[tuple[RandomTerm, Coding]]] = {}
     columns: list[tuple[RandomTerm, tuple[int, ...]]] = []
     for term in random:
-        if term.name not in learnt:
-            learnt[term.name] = group(term.name, [groups[node] for node in term.group])
+        if term.group not in learnt:
+            learnt[term.group] = group(term.name, [groups[node] for node in term.group])
         coding = learn(term.effects, _of(term.effects, values), {})
-        of_factor = effects.setdefault(term.name, [])
+        of_factor = effects.setdefault(term.group, [])
         first = sum(len(earlier.names) for _, earlier in of_factor)
         columns.append((term, tuple(range(first, first + len(coding.names)))))
         of_factor.append((term, coding))
-    size = {name: len(grouping.labels) for name, (grouping, _) in learnt.items()}
-    names = sorted(learnt, key=lambda name: -size[name])
+    given = [grouping.name for grouping, _ in learnt.values()]
+    for name in given:
+        if given.count(name) > 1:
+            raise DataError(
+                f"two grouping factors are called '{name}', a column and an interaction: rename "
+                "the column"
+            )
+    size = {key: len(grouping.labels) for key, (grouping, _) in learnt.items()}
+    order = sorted(learnt, key=lambda key: -size[key])
     return _RandomEffects(
         factors=tuple(
-            Factor(learnt[name][1], size[name], covariates(effects[name], values, n))
-            for name in names
+            Factor(learnt[key][1], size[key], covariates(effects[key], values, n)) for key in order
         ),
         terms=tuple(
-            Term(names.index(term.name), rows, term.structure)
-            for term, rows in sorted(columns, key=lambda pair: -size[pair[0].name])
+            Term(order.index(term.group), rows, term.structure)
+            for term, rows in sorted(columns, key=lambda pair: -size[pair[0].group])
         ),
-        groupings=tuple(learnt[name][0] for name in names),
-        effects=tuple(tuple(effects[name]) for name in names),
+        groupings=tuple(learnt[key][0] for key in order),
+        effects=tuple(tuple(effects[key]) for key in order),
     )
 
 

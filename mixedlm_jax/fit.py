@@ -11,19 +11,22 @@ import numpy as np
 from mixedlm_jax.climb import Outcome, params_of
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.covariance import STRUCTURES, column_signs
+from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
 from mixedlm_jax.objective import OBJECTIVES, Objective
-from mixedlm_jax.problem import Params, Problem
-from mixedlm_jax.programs import State, state_at
+from mixedlm_jax.problem import Problem
+from mixedlm_jax.programs import State, bound_programs, state_at
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.search import search_optimum
 from mixedlm_jax.start import first_params
-from mixedlm_jax.verdict import Curvature, Verdict, separated_columns
+from mixedlm_jax.verdict import Verdict, separated_columns
 
-# An effect of this size on eta, or a Hessian this badly conditioned, may be separation.
-_SUSPECT_EFFECT = 12.0
+# A mean this near the end of its range, or a Hessian this badly conditioned, may be separation.
+_ALL_BUT = 1e-4
 _SUSPECT_CONDITION = 1e6
+# Condition of X'X, columns scaled, from which X is exchanged for an orthogonal basis.
+_COLLINEAR = 1e4
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ def fit_problem(
     control = control or GlmerControl()
     objective = OBJECTIVES[nAGQ]
     first = first_params(problem, start)
+    given, (problem, back) = problem, conditioned(problem)
+    first = first._replace(beta=np.linalg.solve(back, first.beta))
+    bound_programs(problem)
     outcome = search_optimum(objective, jax.device_put(problem), first, control, watch)
     if not np.isfinite(outcome.search.value):
         raise FitError(
@@ -83,14 +89,15 @@ def fit_problem(
     params, u = params_of(objective, outcome)
     state = jax.device_get(state_at(objective, problem, params, u))
     verdict = outcome.verdict()
-    if control.check_separation and _may_be_separated(problem, params, outcome, verdict):
-        verdict = outcome.verdict(separated_columns(problem))
+    fixed = state.fixed_predictor
+    if control.check_separation and _may_be_separated(problem, fixed, outcome, verdict):
+        verdict = outcome.verdict(separated_columns(given))
 
     theta_signs, u, factors = _reported_signs(problem, outcome.factors, u)
-    factors = tuple(state.scale * factor for factor in factors)
+    factors = tuple(state.unit * factor for factor in factors)
     return Fit(
         theta=params.theta * theta_signs,
-        beta=params.beta,
+        beta=back @ params.beta,
         phi=state.phi,
         phi_names=problem.family.dispersion_names,
         u=u,
@@ -99,7 +106,7 @@ def fit_problem(
         factors=factors,
         scale=float(state.scale),
         log_likelihood=float(state.log_base - outcome.search.value),
-        vcov=_covariance(objective, outcome, theta_signs, state),
+        vcov=_covariance(objective, outcome, theta_signs, state, back),
         verdict=verdict,
         nAGQ=nAGQ,
         information=problem.information,
@@ -114,21 +121,64 @@ def fit_problem(
     )
 
 
+def conditioned(problem: Problem) -> tuple[Problem, np.ndarray]:
+    """The problem with columns of X that can be told apart, and what takes its beta back (p, p).
+
+    Nearly collinear columns (a year and its square) are exchanged for an orthogonal basis of the
+    same space: the fit is the same, its Hessian keeps its digits.
+    """
+    X = np.asarray(problem.X)
+    p = X.shape[1]
+    scale = np.sqrt(np.mean(X**2, axis=0))
+    gram = (X.T @ X) / len(X) / np.outer(scale, scale)
+    if p == 0 or np.linalg.cond(gram) < _COLLINEAR:
+        return problem, np.eye(p)
+    basis, triangle = np.linalg.qr(X / scale)
+    size = np.sqrt(len(X))
+    back = np.linalg.inv(triangle) * size / scale[:, None]
+    return problem.replace(X=basis * size), back
+
+
 def _covariance(
-    objective: Objective, outcome: Outcome, theta_signs: np.ndarray, state: State
+    objective: Objective,
+    outcome: Outcome,
+    theta_signs: np.ndarray,
+    state: State,
+    back: np.ndarray,
 ) -> np.ndarray:
-    """Covariance of (theta, beta, phi), nan for the theta of a term on its boundary."""
-    d, q = len(outcome.search.x), len(theta_signs)
-    searched = np.full((d, d), np.nan)
-    if np.all(np.isfinite(outcome.hessian)):
-        searched = Curvature.of(outcome.hessian).inverse()
-    signs = np.ones(d)
-    signs[:q] = theta_signs
+    """Covariance of (theta, beta, phi), nan for the theta of a term on its boundary.
+
+    back: takes the beta that was searched over to the one that is reported.
+    """
+    q, p = len(theta_signs), len(back)
     covariance = objective.covariance(
-        searched * np.outer(signs, signs), state.beta_information, state.phi_slope
+        _searched_covariance(outcome), state.beta_information, state.phi_slope
     )
+    jacobian = np.eye(len(covariance))
+    jacobian[:q, :q] = np.diag(theta_signs)
+    jacobian[q : q + p, q : q + p] = back
+    covariance = jacobian @ covariance @ jacobian.T
     unknown = np.flatnonzero(outcome.boundary[:q])
     covariance[unknown, :] = covariance[:, unknown] = np.nan
+    return covariance
+
+
+def _searched_covariance(outcome: Outcome) -> np.ndarray:
+    """Inverse Hessian in the searched parameters.
+
+    Flat directions among the parameters on the boundary are left out of what the others lose to
+    them; the rest of the boundary's rows and columns is 0, for the caller to declare unknown.
+    """
+    hessian, edge = outcome.hessian, outcome.boundary
+    if not np.all(np.isfinite(hessian)):
+        return np.full(hessian.shape, np.nan)
+    inside = ~edge
+    across = hessian[np.ix_(inside, edge)]
+    lost = across @ Curvature.of(hessian[np.ix_(edge, edge)]).pseudo_inverse() @ across.T
+    covariance = np.zeros(hessian.shape)
+    covariance[np.ix_(inside, inside)] = Curvature.of(
+        hessian[np.ix_(inside, inside)] - lost
+    ).inverse()
     return covariance
 
 
@@ -147,11 +197,20 @@ def _reported_signs(
     return theta_signs, flipped, tuple(f * flip for f, flip in zip(factors, flips, strict=True))
 
 
-def _may_be_separated(problem: Problem, params: Params, outcome: Outcome, verdict: Verdict) -> bool:
-    """Whether the linear program that looks for separation is worth its time."""
-    if not np.any(np.isfinite(problem.family.bounds(np.asarray(problem.trials)))):
+def _may_be_separated(
+    problem: Problem, fixed: np.ndarray, outcome: Outcome, verdict: Verdict
+) -> bool:
+    """Whether the linear program that looks for separation is worth its time.
+
+    fixed: X beta + offset (n,). It is, if the fixed effects alone put a response at an end of its
+    range all but there, whatever the link.
+    """
+    y, trials = np.asarray(problem.y), np.asarray(problem.trials)
+    low, high = problem.family.bounds(trials)
+    if not (np.any(np.isfinite(low)) or np.any(np.isfinite(high))):
         return False
-    effect = np.abs(params.beta) * np.sqrt(np.mean(np.asarray(problem.X) ** 2, axis=0))
+    mean = trials * np.asarray(problem.family.link.inverse(fixed))
+    reached = ((y <= low) & (mean - low < _ALL_BUT)) | ((y >= high) & (high - mean < _ALL_BUT))
+    used = (np.asarray(problem.weights) > 0) & (trials > 0)
     condition = Curvature.of(outcome.hessian).condition if outcome.finite else np.inf
-    large = bool(np.any(effect > _SUSPECT_EFFECT))
-    return not verdict.ok or large or condition > _SUSPECT_CONDITION
+    return not verdict.ok or bool(np.any(reached & used)) or condition > _SUSPECT_CONDITION

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
+from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.likelihood import joint_laplace, laplace, laplace_gradient
 from mixedlm_jax.modes import JointModes
 from mixedlm_jax.problem import Params, Problem
@@ -141,7 +142,7 @@ class JointObjective(Objective):
         jacobian[q:, q:] = phi_slope
         outer = jacobian @ searched @ jacobian.T
         whole = np.zeros((q + p + r, q + p + r))
-        whole[q : q + p, q : q + p] = np.linalg.inv(beta_information)
+        whole[q : q + p, q : q + p] = Curvature.of(beta_information).inverse()
         rest = np.r_[0:q, q + p : q + p + r]
         whole[np.ix_(rest, rest)] = outer
         return whole

@@ -1,4 +1,4 @@
-"""The compiled programs of a fit, pure functions of arrays (and `start.prepare` is one more)."""
+"""The compiled programs of a fit, pure functions of arrays (`start.prepare` is one more)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from mixedlm_jax.elimination import Effects
 from mixedlm_jax.modes import joint_hessian
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search, advance
-from mixedlm_jax.problem import Params, Problem, covariance_factors, row_terms, rows_at
+from mixedlm_jax.problem import (
+    Params,
+    Problem,
+    covariance_factors,
+    fixed_predictor,
+    row_terms,
+    rows_at,
+)
+from mixedlm_jax.start import prepare
 
 # Rows x directions of a Hessian that are pushed forward at once: bounds its memory.
 _HESSIAN_ROWS = 1_000_000
@@ -71,7 +79,9 @@ class State(NamedTuple):
     """What a point and its modes amount to."""
 
     eta: Array  # (n,)
+    fixed_predictor: Array  # X beta + offset (n,)
     scale: Array  # what theta is relative to: sigma for the Gaussian, else 1
+    unit: Array  # the family's `effect_unit`
     phi: Array  # on its natural scale
     phi_slope: Array  # its Jacobian in the unconstrained coordinates
     log_base: Array  # what the objective leaves out of the log-likelihood
@@ -88,7 +98,9 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
         information = joint_hessian(problem, z, weight).information
     return State(
         eta=eta,
+        fixed_predictor=fixed_predictor(problem, params.beta),
         scale=jnp.asarray(problem.family.ranef_scale(params.phi), eta.dtype),
+        unit=jnp.asarray(problem.family.effect_unit(params.phi), eta.dtype),
         phi=problem.family.dispersion(params.phi),
         phi_slope=jax.jacfwd(problem.family.dispersion)(params.phi),
         log_base=problem.log_base,
@@ -97,7 +109,32 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
 
 
 @jax.jit
-def relative_factors(problem: Problem, params: Params) -> tuple[Array, ...]:
-    """Lambda per grouping factor (k, k), relative to the Gaussian's sigma as theta is."""
-    scale = problem.family.ranef_scale(params.phi)
-    return tuple(factor / scale for factor in covariance_factors(problem, params))
+def unit_factors(problem: Problem, params: Params) -> tuple[Array, ...]:
+    """Lambda per grouping factor (k, k), in units of the family's `effect_unit`."""
+    unit = problem.family.effect_unit(params.phi)
+    return tuple(factor / unit for factor in covariance_factors(problem, params))
+
+
+# Every compiled shape maps some hundred pieces of memory, of which Linux grants a process 65,530.
+_MAX_SHAPES = 16
+_PROGRAMS: tuple[Any, ...] = (
+    take_step,
+    objective_value,
+    modes_at,
+    exact_hessian,
+    state_at,
+    unit_factors,
+    prepare,
+)
+_shapes: set[tuple[Any, ...]] = set()
+
+
+def bound_programs(problem: Problem) -> None:
+    """Forget all compiled programs once problems of `_MAX_SHAPES` shapes have been fitted."""
+    leaves, structure = jax.tree.flatten(problem)
+    shape = (structure, *(np.shape(leaf) for leaf in leaves))
+    if shape not in _shapes and len(_shapes) >= _MAX_SHAPES:
+        _shapes.clear()
+        for program in _PROGRAMS:
+            program.clear_cache()
+    _shapes.add(shape)

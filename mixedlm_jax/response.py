@@ -22,6 +22,8 @@ class ResponseFamily(Protocol):
     def name(self) -> str: ...
     @property
     def takes_trials(self) -> bool: ...
+    @property
+    def dispersion_names(self) -> tuple[str, ...]: ...
     def check_response(self, y: np.ndarray, trials: np.ndarray) -> None: ...
     def one_row_per_level(self, trials: np.ndarray) -> str: ...
 
@@ -156,7 +158,7 @@ def _from_trials(
         raise DataError(f"'{expression}' has negative numbers of failures: check its second part")
     if weights is None:
         return Response(y, trials, np.ones_like(y))
-    if weights_type == "prior" and np.array_equal(weights, trials):
+    if weights_type == "prior" and _is_ratio(expression) and np.array_equal(weights, trials):
         note = "The weights equal the numbers of trials and are counted once."
         return Response(y, trials, np.ones_like(y), (note,))
     return Response(y, trials, weights)

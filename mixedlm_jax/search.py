@@ -8,12 +8,13 @@ import numpy as np
 
 from mixedlm_jax.climb import Outcome, climb, first_search, outcome_of
 from mixedlm_jax.control import GlmerControl
+from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.errors import Code
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.problem import Params, Problem
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.rescue import without_derivatives, without_gradients
-from mixedlm_jax.verdict import MAX_GAIN, Curvature, scaled_factor
+from mixedlm_jax.verdict import MAX_GAIN, scaled_factor
 
 # Where the response is bounded, a random effect that moves eta by more than this (one sd) says
 # that almost every group is all one value: a reason to start again.

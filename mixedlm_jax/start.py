@@ -57,9 +57,6 @@ def first_params(problem: Problem, given: dict | None) -> Params:
     beta = given.get("beta")
     if beta is None:
         beta = _first_beta(problem)
-    theta = given.get("theta")
-    if theta is None:
-        theta = _first_theta(problem)
     if "phi" in given:
         if not np.all(given["phi"] > 0):
             names = ", ".join(problem.family.dispersion_names)
@@ -68,6 +65,9 @@ def first_params(problem: Problem, given: dict | None) -> Params:
     else:
         mean = np.asarray(problem.family.link.inverse(fixed_predictor(problem, beta)))
         phi = problem.family.start_phi(problem.y, mean, problem.weights)
+    theta = given.get("theta")
+    if theta is None:
+        theta = _first_theta(problem, phi)
     return Params(theta, beta, phi)
 
 
@@ -78,13 +78,15 @@ def _numbers(name: str, values: Any) -> np.ndarray:
         raise ArgumentError(f"start[{name!r}] is {values!r}; give numbers") from error
 
 
-def _first_theta(problem: Problem) -> np.ndarray:
-    """Independent effects that each move eta by one standard unit."""
+def _first_theta(problem: Problem, phi: np.ndarray) -> np.ndarray:
+    """Independent effects that each move eta by one `effect_unit` of the family."""
+    family = problem.family
+    size = float(family.effect_unit(phi) / family.ranef_scale(phi))
     blocks = []
     for term in problem.terms:
         rows = np.asarray(problem.Z[term.factor])[list(term.columns)]
         rms = np.sqrt(np.mean(rows**2, axis=1))
-        blocks.append(STRUCTURES[term.structure].start(1.0 / np.where(rms > 0, rms, 1.0)))
+        blocks.append(STRUCTURES[term.structure].start(size / np.where(rms > 0, rms, 1.0)))
     return np.concatenate(blocks)
 
 
@@ -92,12 +94,14 @@ def _first_beta(problem: Problem) -> np.ndarray:
     """Least squares for the link of a mean near each y, or for a constant predictor."""
     family, y, trials = problem.family, np.asarray(problem.y), np.asarray(problem.trials)
     weight = np.asarray(problem.weights) * trials
+    rms = np.sqrt(np.mean(np.asarray(problem.X) ** 2, axis=0))
+    X = np.asarray(problem.X) / rms
     per_row = family.start_mean(y, trials)
     pooled = np.full_like(y, np.average(per_row, weights=weight))
     for mean in (per_row, pooled):
         target = np.asarray(family.link.link(mean)) - problem.offset
-        weighted = problem.X * weight[:, None]
-        beta = np.linalg.lstsq(weighted.T @ problem.X, weighted.T @ target, rcond=None)[0]
+        weighted = X * weight[:, None]
+        beta = np.linalg.lstsq(weighted.T @ X, weighted.T @ target, rcond=None)[0] / rms
         eta = np.asarray(fixed_predictor(problem, beta))
         if np.all(np.asarray(family.in_domain(eta))[weight > 0]):
             return beta

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.design import Term
 from mixedlm_jax.errors import Code
 from mixedlm_jax.problem import Problem
 
 MAX_GAIN = 1e-6  # log-likelihood units that an optimum may still promise
 MAX_CONDITION = 1e10  # of the Hessian scaled to a unit diagonal
-SINGULAR = 1e-4  # of a random effect's own standard deviation, on the scale of eta
+SINGULAR = 1e-4  # of a random effect's own standard deviation, in the family's `effect_unit`
 
 
 @dataclass(frozen=True)
@@ -32,52 +33,11 @@ class Verdict:
     messages: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Curvature:
-    """Eigenvalues of the Hessian scaled to a unit diagonal, and what follows from them."""
-
-    scale: np.ndarray  # (d,) the diagonal scaling
-    values: np.ndarray  # (d,) eigenvalues, ascending
-    vectors: np.ndarray
-
-    @classmethod
-    def of(cls, hessian: np.ndarray) -> Curvature:
-        """Decompose a symmetric matrix with finite entries."""
-        diagonal = np.abs(np.diagonal(hessian))
-        floor = 1e-12 * max(diagonal.max(initial=0.0), 1e-300)
-        scale = 1.0 / np.sqrt(np.maximum(diagonal, floor))
-        values, vectors = np.linalg.eigh(hessian * scale[:, None] * scale[None, :])
-        return cls(scale, values, vectors)
-
-    @property
-    def indefinite(self) -> bool:
-        """Whether the function goes down along some direction."""
-        return bool(self.values[0] < -1e-8 * self.values[-1])
-
-    @property
-    def condition(self) -> float:
-        """Largest over smallest eigenvalue (inf where that is not positive)."""
-        smallest = self.values[0]
-        return float(self.values[-1] / smallest) if smallest > 0 else float("inf")
-
-    def inverse(self) -> np.ndarray:
-        """Pseudo-inverse: directions flat to ten digits are left out."""
-        keep = self.values > self.values[-1] / MAX_CONDITION
-        reciprocal = np.where(keep, 1.0 / np.where(keep, self.values, 1.0), 0.0)
-        return self._rebuild(reciprocal)
-
-    def metric(self) -> np.ndarray:
-        """A positive definite inverse to step with: negative curvature counts by its size."""
-        size = np.abs(self.values)
-        return self._rebuild(1.0 / np.maximum(size, 1e-6 * size.max()))
-
-    def _rebuild(self, values: np.ndarray) -> np.ndarray:
-        root = self.scale[:, None] * self.vectors
-        return (root * values) @ root.T
-
-
 def scaled_factor(problem: Problem, factors: tuple[np.ndarray, ...], term: Term) -> np.ndarray:
-    """A term's Lambda with each row times the root mean square of its covariate: on eta's scale."""
+    """A term's Lambda with each row times the root mean square of its covariate.
+
+    factors: Lambda per grouping factor in units of the family's `effect_unit`; so is the result.
+    """
     columns = list(term.columns)
     rms = np.sqrt(np.mean(np.asarray(problem.Z[term.factor])[columns] ** 2, axis=1))
     return factors[term.factor][np.ix_(columns, columns)] * rms[:, None]
@@ -86,7 +46,7 @@ def scaled_factor(problem: Problem, factors: tuple[np.ndarray, ...], term: Term)
 def singular_columns(problem: Problem, factors: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     """Per term (k,), which random effects have no variance of their own given the ones before.
 
-    factors: Lambda per grouping factor, relative to the Gaussian's sigma as theta is.
+    factors: Lambda per grouping factor in units of the family's `effect_unit`.
     """
     return [
         np.abs(np.diagonal(scaled_factor(problem, factors, term))) < SINGULAR

@@ -19,6 +19,7 @@ from mixedlm_jax.design import Design, Labels, build
 from mixedlm_jax.errors import ArgumentError, DataError, DataWarning, FormulaError
 from mixedlm_jax.families import Binomial, Gaussian, Poisson
 from mixedlm_jax.formula import parse
+from mixedlm_jax.identification import check_identified
 from mixedlm_jax.matrix import independent_columns
 
 R = json.loads((records.FOLDER / "model_matrices.json").read_text("utf-8"))
@@ -808,3 +809,50 @@ def test_large_frames_do_not_crawl(rng: np.random.Generator) -> None:
     design("y ~ x + z + v + (1 | g)", data, Poisson())
     design("y ~ x + z + v + (1 | s)", data, Poisson())
     assert time.perf_counter() - start < 1.0
+
+
+def cells(rng):
+    """Three effects a level, one row a cell, and what else the checks below need."""
+    data = pd.DataFrame({"g": np.repeat(np.arange(20), 3), "f": np.tile(list("abc"), 20)})
+    data["y"] = rng.normal(size=60)
+    data["same"] = [f"level {level}" for level in data["g"]]
+    data["n"] = rng.integers(2, 6, 60)
+    data["s"] = rng.binomial(data["n"], 0.5)
+    return data
+
+
+def identified(formula, data, family):
+    check_identified(*build(parse(formula), data, family), family)
+
+
+def test_as_many_random_effects_as_rows_are_refused_with_a_dispersion(rng):
+    data = cells(rng)
+    with pytest.raises(DataError, match="20 levels of 3 random effects, 60 for 60 rows"):
+        identified("y ~ 1 + (0 + f | g)", data, Gaussian())
+    identified("s / n ~ 1 + (0 + f | g)", data, Binomial())
+
+
+def test_the_same_groups_under_two_names_are_refused(rng):
+    with pytest.raises(DataError, match="'g' and 'same' make the same groups"):
+        identified("s / n ~ 1 + (1 | g) + (1 | same)", cells(rng), Binomial())
+    # an intercept by one and a slope by the other can be told apart
+    identified("s / n ~ y + (1 | g) + (0 + y | same)", cells(rng), Binomial())
+
+
+def test_weights_equal_to_the_trials_count_once_only_beside_a_ratio(rng):
+    data, family = cells(rng), Binomial()
+    ratio, _ = build(parse("s / n ~ 1 + (1 | g)"), data, family, weights="n")
+    pair, _ = build(parse("cbind(s, n - s) ~ 1 + (1 | g)"), data, family, weights="n")
+    assert ratio.weights.tolist() == [1.0] * 60
+    assert pair.weights.tolist() == data["n"].tolist()
+
+
+def test_a_column_named_like_an_interaction_is_another_factor(rng):
+    data = cells(rng).rename(columns={"same": "g:f"})
+    data["g:f"] = data["n"]
+    design, _ = build(parse("y ~ 1 + (1 | `g:f`) + (1 | g:n)"), data, Gaussian())
+    other, _ = build(parse("y ~ 1 + (1 | `g:f`) + (1 | g)"), data, Gaussian())
+    assert len(design.factors) == len(other.factors) == 2
+    data["g:n"] = data["f"]
+    with pytest.raises(DataError, match="two grouping factors are called 'g:n'"):
+        build(parse("y ~ 1 + (1 | `g:n`) + (1 | g:n)"), data, Gaussian())

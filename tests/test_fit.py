@@ -15,6 +15,7 @@ import records
 from fitted import CBPP
 
 import mixedlm_jax as mlm
+from mixedlm_jax import programs
 from mixedlm_jax.climb import climb, first_search
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import build
@@ -25,7 +26,13 @@ from mixedlm_jax.formula import parse
 from mixedlm_jax.objective import OBJECTIVES
 from mixedlm_jax.optimize import begin
 from mixedlm_jax.problem import make_problem, zero_effects
-from mixedlm_jax.programs import exact_hessian, hessian_at, objective_value, take_step
+from mixedlm_jax.programs import (
+    bound_programs,
+    exact_hessian,
+    hessian_at,
+    objective_value,
+    take_step,
+)
 from mixedlm_jax.search import looks_odd, second_start
 from mixedlm_jax.start import first_params, prepare
 from mixedlm_jax.verdict import judge, separated_columns
@@ -48,12 +55,12 @@ def test_second_fit_of_a_shape_compiles_nothing(cbpp, traces):
     jax.clear_caches()
     mlm.glmer(CBPP, cbpp, "binomial")
     assert traces, "the first fit of a shape is traced, or nothing is heard here"
-    programs: tuple[Any, ...] = (prepare, take_step, exact_hessian)
-    before = [program._cache_size() for program in programs]
+    compiled: tuple[Any, ...] = (prepare, take_step, exact_hessian)
+    before = [program._cache_size() for program in compiled]
     traces.clear()
     other = cbpp.assign(incidence=np.minimum(cbpp["incidence"] + 1, cbpp["size"]))
     model = mlm.glmer(CBPP, other, Binomial())
-    assert [program._cache_size() for program in programs] == before
+    assert [program._cache_size() for program in compiled] == before
     assert traces == []
     assert model.converged
 
@@ -343,3 +350,75 @@ def test_large_offsets_and_scales(rng):
     np.testing.assert_allclose(large.theta, small.theta, rtol=1e-5, atol=1e-7)
     shift = 80 * np.log(1e4)
     assert float(large.logLik()) == pytest.approx(float(small.logLik()) - shift, abs=1e-6)
+
+
+def test_memory_of_compiled_programs_is_bounded(cbpp):
+    """Linux grants a process 65,530 maps and a compiled shape takes hundreds: old ones must go."""
+    for rows in range(30, 50):
+        bound_programs(problem_of(CBPP, cbpp.iloc[:rows], Binomial()))
+    assert len(programs._shapes) <= programs._MAX_SHAPES
+
+
+@pytest.mark.parametrize("nAGQ", [0, 1])
+def test_boundary_of_every_searched_parameter(nAGQ):
+    data = pd.DataFrame({"y": np.tile([0, 1, 1, 0], 30), "g": np.repeat(np.arange(30), 4)})
+    data["x"] = np.random.default_rng(0).normal(size=120)
+    with pytest.warns(mlm.SingularFitWarning):
+        model = mlm.glmer("y ~ x + (1 | g)", data, "binomial", nAGQ=nAGQ)
+    assert model.theta.tolist() == [0.0]
+    assert np.all(np.isfinite(model.vcov()))
+
+
+@pytest.mark.parametrize("link", ["logit", "probit", "cloglog", "cauchit"])
+def test_separation_is_seen_through_every_link(cbpp, link):
+    cbpp.loc[cbpp["period"] == "4", "incidence"] = 0
+    with pytest.warns(mlm.ConvergenceWarning, match="period4"):
+        model = mlm.glmer(CBPP, cbpp, Binomial(link))
+    # what cannot be estimated must not look precise
+    limits = model.confint().loc["period4"]
+    assert limits.iloc[1] - limits.iloc[0] > 10 * abs(model.fixef()["period4"])
+
+
+def test_separation_towards_all_successes(cbpp):
+    cbpp.loc[cbpp["period"] == "4", "incidence"] = cbpp["size"]
+    for nAGQ in (0, 1):
+        with pytest.warns(mlm.ConvergenceWarning, match="period4"):
+            mlm.glmer(CBPP, cbpp, Binomial("cloglog"), nAGQ=nAGQ)
+
+
+def test_standard_errors_survive_scale_and_collinearity():
+    """The square of a year beside the year: standard errors as those of the centred model."""
+    rng = np.random.default_rng(4)
+    data = pd.DataFrame(
+        {"g": np.repeat(np.arange(12), 12), "year": np.tile(2000 + np.arange(12), 12)}
+    )
+    data["y"] = rng.poisson(np.exp(1 + 0.3 * rng.normal(size=12)[data["g"]]))
+    data["c"] = data["year"] - 2005
+    raw = mlm.glmer("y ~ I(year^2) + year + (1 | g)", data, "poisson")
+    centred = mlm.glmer("y ~ I(c^2) + c + (1 | g)", data, "poisson")
+    assert float(raw.logLik()) == pytest.approx(float(centred.logLik()), abs=1e-8)
+    assert mlm.checkConv(raw).ok
+    # the leading coefficient is the same in both, and so is its standard error
+    ours, theirs = (np.sqrt(np.diag(model.vcov()))[1] for model in (raw, centred))
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert raw.fixef()["I(year^2)"] == pytest.approx(centred.fixef()["I(c^2)"], abs=1e-6 * theirs)
+    slope = 2 * 2005 * raw.fixef()["I(year^2)"] + raw.fixef()["year"]
+    assert slope == pytest.approx(centred.fixef()["c"], abs=1e-5)
+    for unit in (1e-12, 1e12):
+        scaled = mlm.glmer("y ~ c + (1 | g)", data.assign(c=unit * data["c"]), "poisson")
+        plain = mlm.glmer("y ~ c + (1 | g)", data, "poisson")
+        se = np.sqrt(np.diag(scaled.vcov())) * np.array([1, unit])
+        np.testing.assert_allclose(se, np.sqrt(np.diag(plain.vcov())), rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e5])
+def test_gaussian_log_link_does_not_depend_on_the_unit_of_y(unit):
+    data = mlm.load_sleepstudy()
+    formula, family = "Reaction ~ Days + (1 | Subject)", Gaussian("log")
+    model = mlm.glmer(formula, data, family)
+    other = mlm.glmer(formula, data.assign(Reaction=unit * data["Reaction"]), family)
+    assert not other.isSingular()
+    shift = len(data) * np.log(unit)
+    assert float(other.logLik()) == pytest.approx(float(model.logLik()) - shift, abs=1e-6)
+    assert other.sigma == pytest.approx(unit * model.sigma, rel=1e-5)
+    assert other.theta[0] == pytest.approx(model.theta[0] / unit, rel=1e-4)

@@ -81,6 +81,10 @@ class Family:
         """What theta is relative to: sigma for the Gaussian, 1 elsewhere."""
         return 1.0
 
+    def effect_unit(self, phi: Array) -> Array | float:
+        """What random effects are small or large against: 1, where eta has no unit of its own."""
+        return 1.0
+
     def dispersion(self, phi: Array) -> Array:
         """phi on its natural scale, named by `dispersion_names`."""
         return phi

@@ -44,6 +44,10 @@ class Gaussian(Family):
     def ranef_scale(self, phi):
         return jnp.exp(phi[0])
 
+    def effect_unit(self, phi):
+        # under the identity link eta has the unit of y, and so has sigma
+        return jnp.exp(phi[0]) if self.link.name == "identity" else 1.0
+
     def dispersion(self, phi):
         return jnp.exp(phi)
 
