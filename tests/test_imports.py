@@ -89,7 +89,7 @@ LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
 ENGINE = [*SECTIONS["rows"], *SECTIONS["likelihood"], *SECTIONS["fitting"]]
 
 # What is imported where it is used: dependencies a user may do without, and those that are slow to
-# import and that most sessions never need.
+# import and that most runs never need.
 OPTIONAL = {("optimize", "nlopt")}
 DEFERRED = {
     ("optimize", "scipy.optimize"),
@@ -98,15 +98,6 @@ DEFERRED = {
     ("variables", "formulaic.transforms"),
     ("table", "narwhals"),
     ("getme", "scipy.sparse"),
-}
-# Dependencies that are slow to import and that most sessions, or most seconds of one, do not need.
-LATE = {
-    ("variables", "formulaic.transforms"),
-    ("table", "narwhals"),
-    ("getme", "scipy.sparse"),
-    ("threads", "scipy.linalg"),
-    ("optimize", "scipy.optimize"),
-    ("verdict", "scipy.optimize"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
 SHAPELESS = {"utils", "util", "helpers", "helper", "common", "misc", "compat", "tools", "mixins"}
