@@ -39,6 +39,7 @@ from mixedlm_jax.errors import (
     MixedlmError,
     MixedlmWarning,
     SingularFitWarning,
+    StoreWarning,
 )
 from mixedlm_jax.model import GlmerResult
 
@@ -56,6 +57,7 @@ __all__ = [
     "MixedlmError",
     "MixedlmWarning",
     "SingularFitWarning",
+    "StoreWarning",
     "checkConv",
     "datasets",
     "families",

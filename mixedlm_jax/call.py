@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 
+from mixedlm_jax.buckets import padded
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels, build
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.expression import suggest
 from mixedlm_jax.families import Family, resolve
-from mixedlm_jax.fit import Fit, fit_problem
+from mixedlm_jax.fit import Fit, fit_problem, trimmed
 from mixedlm_jax.formula import Formula
 from mixedlm_jax.identification import check_identified
 from mixedlm_jax.objective import OBJECTIVES
@@ -107,11 +108,12 @@ class Call:
         start = _start(start)
         check_verbose(verbose)
         with single_blas_thread(), jax.enable_x64(True):
-            problem = make_problem(design, self.family, information=control.information)
+            problem = make_problem(padded(design), self.family, information=control.information)
             with progress(verbose, lambda: float(problem.log_base)) as watch:
-                return fit_problem(
+                fit = fit_problem(
                     problem, nAGQ=int(self.nAGQ), control=control, start=start, watch=watch
                 )
+        return trimmed(fit, design)
 
 
 def _check_nAGQ(nAGQ: int) -> None:

@@ -15,7 +15,7 @@ from mixedlm_jax.elimination import Effects
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search, begin, bfgs
 from mixedlm_jax.problem import Params, Problem, zero_effects
-from mixedlm_jax.programs import hessian_at, take_step, unit_factors
+from mixedlm_jax.programs import evaluated, hessian_at, unit_factors
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.start import inverse_metric, prepare
 from mixedlm_jax.verdict import (
@@ -133,7 +133,7 @@ def climb(
     """
 
     def step(state: Search) -> Search:
-        reached = take_step(objective, problem, state)
+        reached = evaluated(objective, problem, state)
         watch(reached)
         return reached
 
@@ -193,7 +193,7 @@ def _on_boundary(objective: Objective, outcome: Outcome) -> Outcome:
     if np.array_equal(theta, params.theta):
         return outcome
     x = objective.x_of(params._replace(theta=theta))
-    moved = take_step(objective, problem, begin(x, search.aux, search.inverse))
+    moved = evaluated(objective, problem, begin(x, search.aux, search.inverse))
     if not moved.value <= search.value + _SAME:
         return outcome
     return outcome_of(

@@ -11,7 +11,7 @@ import numpy as np
 
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
-from mixedlm_jax.predict import mean, mean_slope
+from mixedlm_jax.means import mean, mean_slope
 
 
 def residuals(

@@ -204,7 +204,8 @@ def _spread(border: Border, edge: Array, n_levels: int, q: int) -> Array:
     """Border entries as a dense (columns, k * levels) matrix."""
     k = edge.shape[0]
     flat = jnp.zeros((q, k, n_levels), edge.dtype)
-    return flat.at[border.column, :, border.level].set(edge.T).reshape((q, k * n_levels))
+    # added, not set: spare entries are 0 and may name the place of another
+    return flat.at[border.column, :, border.level].add(edge.T).reshape((q, k * n_levels))
 
 
 def log_determinant(factor: Factorization) -> Array:

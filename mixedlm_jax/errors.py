@@ -44,6 +44,10 @@ class DataWarning(MixedlmWarning):
     """The data were usable only after a change that is named in the message."""
 
 
+class StoreWarning(MixedlmWarning):
+    """Compiled programs could not be kept between processes, or not be read back."""
+
+
 class Code(IntEnum):
     """How an optimisation ended. Values fit an int8; negative means "not an optimum"."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,11 +12,12 @@ from mixedlm_jax.climb import Outcome, params_of
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.covariance import STRUCTURES, column_signs
 from mixedlm_jax.curvature import Curvature
+from mixedlm_jax.design import Design
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
 from mixedlm_jax.objective import OBJECTIVES, Objective
 from mixedlm_jax.problem import Problem
-from mixedlm_jax.programs import State, bound_programs, state_at
+from mixedlm_jax.programs import State, state_at
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.search import search_optimum
 from mixedlm_jax.start import first_params
@@ -78,7 +79,6 @@ def fit_problem(
     first = first_params(problem, start)
     given, (problem, back) = problem, conditioned(problem)
     first = first._replace(beta=np.linalg.solve(back, first.beta))
-    bound_programs(problem)
     outcome = search_optimum(objective, jax.device_put(problem), first, control, watch)
     if not np.isfinite(outcome.search.value):
         raise FitError(
@@ -89,8 +89,8 @@ def fit_problem(
     params, u = params_of(objective, outcome)
     state = jax.device_get(state_at(objective, problem, params, u))
     verdict = outcome.verdict()
-    fixed = state.fixed_predictor
-    if control.check_separation and _may_be_separated(problem, fixed, outcome, verdict):
+    fixed_mean = state.fixed_mean
+    if control.check_separation and _may_be_separated(problem, fixed_mean, outcome, verdict):
         verdict = outcome.verdict(separated_columns(given))
 
     theta_signs, u, factors = _reported_signs(problem, outcome.factors, u)
@@ -118,6 +118,17 @@ def fit_problem(
             "evaluations": outcome.evaluations,
             "differentiation": problem.differentiation,
         },
+    )
+
+
+def trimmed(fit: Fit, design: Design) -> Fit:
+    """The fit of a `padded` design without what was added to the design."""
+    sizes = [factor.n_levels for factor in design.factors]
+    return replace(
+        fit,
+        eta=fit.eta[: len(design.y)],
+        u=tuple(part[:, :size] for part, size in zip(fit.u, sizes, strict=True)),
+        b=tuple(part[:, :size] for part, size in zip(fit.b, sizes, strict=True)),
     )
 
 
@@ -198,18 +209,18 @@ def _reported_signs(
 
 
 def _may_be_separated(
-    problem: Problem, fixed: np.ndarray, outcome: Outcome, verdict: Verdict
+    problem: Problem, fixed_mean: np.ndarray, outcome: Outcome, verdict: Verdict
 ) -> bool:
     """Whether the linear program that looks for separation is worth its time.
 
-    fixed: X beta + offset (n,). It is, if the fixed effects alone put a response at an end of its
-    range all but there, whatever the link.
+    fixed_mean: the mean of one trial at X beta + offset (n,). It is, if the fixed effects alone put
+    a response at an end of its range all but there, whatever the link.
     """
     y, trials = np.asarray(problem.y), np.asarray(problem.trials)
     low, high = problem.family.bounds(trials)
     if not (np.any(np.isfinite(low)) or np.any(np.isfinite(high))):
         return False
-    mean = trials * np.asarray(problem.family.link.inverse(fixed))
+    mean = trials * fixed_mean
     reached = ((y <= low) & (mean - low < _ALL_BUT)) | ((y >= high) & (high - mean < _ALL_BUT))
     used = (np.asarray(problem.weights) > 0) & (trials > 0)
     condition = Curvature.of(outcome.hessian).condition if outcome.finite else np.inf

@@ -21,8 +21,8 @@ from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.expression import suggest
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
+from mixedlm_jax.means import mean
 from mixedlm_jax.names import effect_names, term_names
-from mixedlm_jax.predict import mean
 
 
 def get_me(design: Design, labels: Labels, family: Family, fit: Fit, name: str) -> Any:

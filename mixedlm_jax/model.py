@@ -18,11 +18,12 @@ from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
 from mixedlm_jax.getme import get_me
 from mixedlm_jax.inference import correlation, standard_errors, wald_intervals, wald_tests
+from mixedlm_jax.means import mean
 from mixedlm_jax.model_frame import model_frame
 from mixedlm_jax.names import effect_names, term_names, theta_names
 from mixedlm_jax.new_response import with_response
 from mixedlm_jax.objective import OBJECTIVES
-from mixedlm_jax.predict import check_scale, linear_predictor, mean, spread
+from mixedlm_jax.predict import check_scale, linear_predictor, spread
 from mixedlm_jax.ranef import RanEf, check_cond_var, coefficients, mode_frames
 from mixedlm_jax.recipe import NewRows
 from mixedlm_jax.report import Component, Convergence, LogLik, Summary, VarCorr

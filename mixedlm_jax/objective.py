@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
@@ -26,7 +25,7 @@ class Objective:
     beta_is_conditional: ClassVar[bool] = False  # its covariance is given theta, not from x
 
     def x_of(self, params: Params) -> Array:
-        """The searched part of a point, flat."""
+        """The searched part of a point, flat (NumPy)."""
         raise NotImplementedError
 
     def aux_of(self, modes: JointModes) -> Any:
@@ -69,7 +68,7 @@ class LaplaceObjective(Objective):
     label = "Laplace Approximation"
 
     def x_of(self, params):
-        return params.flat
+        return np.concatenate(params)
 
     def aux_of(self, modes):
         return modes.u
@@ -105,7 +104,7 @@ class JointObjective(Objective):
     beta_is_conditional = True
 
     def x_of(self, params):
-        return jnp.concatenate([params.theta, params.phi])
+        return np.concatenate([params.theta, params.phi])
 
     def aux_of(self, modes):
         return modes

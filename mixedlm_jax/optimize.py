@@ -43,8 +43,8 @@ class Search(NamedTuple):
 
 def begin(x: Array, aux: Any, inverse: Array) -> Search:
     """A search before its first evaluation: `advance` evaluates x itself and stays there."""
-    value = jnp.full((), jnp.inf, x.dtype)
-    return Search(x, value, jnp.zeros_like(x), aux, inverse, jnp.ones_like(value), value)
+    value = np.full((), np.inf, x.dtype)
+    return Search(x, value, np.zeros(x.shape, x.dtype), aux, inverse, np.ones_like(value), value)
 
 
 def advance(evaluate: Callable, search: Search) -> Search:
@@ -104,9 +104,9 @@ def bfgs(
     for evaluations in range(maxfun + 1):
         if evaluations and not np.isfinite(search.value):
             return search, evaluations, "not finite"
-        if search.gain < tol:
+        if float(search.gain) < tol:
             return search, evaluations, "converged"
-        if search.length < _MIN_LENGTH:
+        if float(search.length) < _MIN_LENGTH:
             return search, evaluations, "stalled"
         if evaluations < maxfun:
             search = step(search)

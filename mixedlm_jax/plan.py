@@ -2,18 +2,21 @@
 
 Made once on the host from the grouping factors alone; `elimination` says what it is used for. All
 index arrays are data (pytree leaves), so two data sets of one shape share one compiled program.
+Lists whose length depends on which levels meet are filled up to a bucket with spare entries: no row
+belongs to them, so they are 0 in H and in its factor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from mixedlm_jax.arrays import Array
+from mixedlm_jax.buckets import bucket
 
 # A scattered product of two entries costs about this many multiply-adds of a dense matrix product.
 _SCATTER_COST = 80
@@ -102,20 +105,29 @@ def elimination_order(
     return tuple(chain), tuple(kept)
 
 
+class _Entries(NamedTuple):
+    """The entries of a border on the host; spare ones are not `real`."""
+
+    level: np.ndarray
+    column: np.ndarray
+    real: np.ndarray  # (entries,) bool
+
+
 def make_plan(
     levels: Sequence[np.ndarray], n_levels: Sequence[int], n_effects: Sequence[int]
 ) -> Plan:
-    """Plan the elimination for rows with these levels (each (n,), every level occurring)."""
+    """Plan the elimination for rows with these levels (each (n,); a level may have no row)."""
     rows = [np.asarray(level).astype(INDEX) for level in levels]
     chain, kept = elimination_order(rows, n_levels, n_effects)
     stages: list[Stage] = []
+    later: list[_Entries] = []
     for position in reversed(range(len(chain))):  # a border refers to those of later stages
         f = chain[position]
         parents = tuple(_parents(rows[f], rows[g], n_levels[f]) for g in chain[position + 1 :])
         border = None
         if kept:
-            later = [stage.border for stage in stages]
-            border = _plan_border(f, kept, rows, n_levels, n_effects, parents, later)
+            border, entries = _plan_border(f, kept, rows, n_levels, n_effects, parents, later)
+            later.insert(0, entries)
         stages.insert(0, Stage(parents=parents, border=border))
     return Plan(
         levels=tuple(rows),
@@ -141,54 +153,59 @@ def _plan_border(
     n_levels: Sequence[int],
     n_effects: Sequence[int],
     parents: Sequence[Array],
-    later: Sequence[Border | None],
-) -> Border:
+    later: Sequence[_Entries],
+) -> tuple[Border, _Entries]:
     """The entries that couple chain factor f to the columns of S."""
-    level_of, column_of, row_pair, base, n_pairs = [], [], [], [0], []
+    level_of, column_of, real_of, row_pair, base, n_pairs = [], [], [], [], [0], []
     offset = 0
     for s in kept:
         code = rows[f].astype(np.int64) * n_levels[s] + rows[s]
         pair, of_row = np.unique(code, return_inverse=True)
         level, other = np.divmod(pair, n_levels[s])
+        size = bucket(len(pair) + 1)  # at least one is spare: spare pairs need it
+        spare = size - len(pair)
         row_pair.append(of_row.astype(INDEX))
-        n_pairs.append(len(pair))
-        base.append(base[-1] + n_effects[s] * len(pair))
+        n_pairs.append(size)
+        base.append(base[-1] + n_effects[s] * size)
         for _ in range(n_effects[s]):
-            level_of.append(level)
-            column_of.append(offset + other)
+            level_of.append(np.pad(level, (0, spare)))
+            column_of.append(offset + np.pad(other, (0, spare)))
+            real_of.append(np.arange(size) < len(pair))
             offset += n_levels[s]
-    level, column = np.concatenate(level_of), np.concatenate(column_of)
-    return Border(
-        level=level.astype(INDEX),
-        column=column.astype(INDEX),
+    entries = _Entries(*(np.concatenate(part) for part in (level_of, column_of, real_of)))
+    border = Border(
+        level=entries.level.astype(INDEX),
+        column=entries.column.astype(INDEX),
         row_pair=tuple(row_pair),
         lift=tuple(
-            _lift(level, column, parent, border, offset)
-            for parent, border in zip(parents, later, strict=True)
+            _lift(entries, parent, there, offset)
+            for parent, there in zip(parents, later, strict=True)
         ),
-        pairs=_plan_pairs(level, column, n_levels[f], offset),
+        pairs=_plan_pairs(entries, n_levels[f], offset),
         base=tuple(base[:-1]),
         n_pairs=tuple(n_pairs),
     )
+    return border, entries
 
 
-def _lift(
-    level: np.ndarray, column: np.ndarray, parent: np.ndarray, border: Any, n_columns: int
-) -> np.ndarray:
+def _lift(entries: _Entries, parent: np.ndarray, border: _Entries, n_columns: int) -> np.ndarray:
     """For each border entry the entry of its parent level in the same column.
 
     It exists: a row that couples the level to the column couples the level's parent to it too.
     """
-    there = border.level.astype(np.int64) * n_columns + border.column
+    place = np.flatnonzero(border.real)
+    there = border.level[place] * n_columns + border.column[place]
     order = np.argsort(there)
-    wanted = parent[level].astype(np.int64) * n_columns + column
-    return order[np.searchsorted(there, wanted, sorter=order)].astype(INDEX)
+    wanted = parent[entries.level].astype(np.int64) * n_columns + entries.column
+    found = np.searchsorted(there, wanted, sorter=order)
+    # a spare entry adds 0 to whichever it is lifted to
+    return np.where(entries.real, place[order[np.where(entries.real, found, 0)]], 0).astype(INDEX)
 
 
-def _plan_pairs(
-    level: np.ndarray, column: np.ndarray, n_levels: int, n_columns: int
-) -> Pairs | None:
+def _plan_pairs(entries: _Entries, n_levels: int, n_columns: int) -> Pairs | None:
     """The pairs of entries that share a level, or None where the dense product is cheaper."""
+    place = np.flatnonzero(entries.real)
+    level, column = entries.level[place], entries.column[place]
     count = np.bincount(level, minlength=n_levels)
     n_products = int(np.sum(count * (count + 1) // 2))
     if n_products * _SCATTER_COST > n_levels * n_columns**2:
@@ -202,8 +219,10 @@ def _plan_pairs(
     second = order[start[first] + within]
     first = order[first]
     target = column[first] * n_columns + column[second]
+    spare = (0, bucket(n_products) - n_products)
+    nobody = int(np.argmin(entries.real))
     return Pairs(
-        first=first.astype(INDEX),
-        second=second.astype(INDEX),
-        target=target.astype(INDEX if n_columns**2 < 2**32 else np.uint64),
+        first=np.pad(place[first], spare, constant_values=nobody).astype(INDEX),
+        second=np.pad(place[second], spare, constant_values=nobody).astype(INDEX),
+        target=np.pad(target, spare).astype(INDEX if n_columns**2 < 2**32 else np.uint64),
     )

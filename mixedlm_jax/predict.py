@@ -1,15 +1,12 @@
-"""Predictions as functions of arrays: linear predictor and mean of rows, fitted or new."""
+"""Predictions as functions of arrays: the linear predictor of rows, fitted or new."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.errors import ArgumentError
-from mixedlm_jax.families import Family
 
 SCALES = ("response", "link")
 
@@ -39,18 +36,6 @@ def linear_predictor(
         rows = np.sum(covariates * effects[:, np.where(known, level, 0)], axis=0)
         eta = eta + np.where(known, rows, 0.0)
     return eta
-
-
-def mean(family: Family, eta: np.ndarray) -> np.ndarray:
-    """mu at eta (m,): the mean of a row, of one trial where the family takes trials."""
-    with jax.enable_x64(True):
-        return np.array(family.link.inverse(jnp.asarray(eta)))
-
-
-def mean_slope(family: Family, eta: np.ndarray) -> np.ndarray:
-    """d mu / d eta (m,)."""
-    with jax.enable_x64(True):
-        return np.array(family.link.derivative(jnp.asarray(eta)))
 
 
 def spread(values: np.ndarray, complete: np.ndarray) -> np.ndarray:

@@ -102,6 +102,11 @@ class Problem:
         used, multiplier, _ = _weighting(self)
         return jnp.sum(jnp.where(used, multiplier * base, 0.0))
 
+    def effect_sizes(self, term: Term) -> np.ndarray:
+        """Root mean square of each covariate of a term over the rows that count (k,)."""
+        rows = np.asarray(self.Z[term.factor])[list(term.columns)]
+        return np.sqrt(np.mean(rows[:, np.asarray(self.weights) > 0] ** 2, axis=1))
+
     def split(self, flat: Array) -> Params:
         """The inverse of `Params.flat`."""
         q, p = self.n_theta, self.X.shape[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
+from mixedlm_jax.compiled import program
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.modes import joint_hessian
 from mixedlm_jax.objective import Objective
@@ -22,31 +22,36 @@ from mixedlm_jax.problem import (
     row_terms,
     rows_at,
 )
-from mixedlm_jax.start import prepare
 
 # Rows x directions of a Hessian that are pushed forward at once: bounds its memory.
 _HESSIAN_ROWS = 1_000_000
 
 
-@partial(jax.jit, static_argnames="objective")
+@program("objective")
 def take_step(objective: Objective, problem: Problem, search: Search) -> Search:
     """One step of the outer search: one evaluation of value and gradient."""
     return advance(lambda x, aux: objective.evaluate(problem, x, aux), search)
 
 
-@partial(jax.jit, static_argnames="objective")
+def evaluated(objective: Objective, problem: Problem, search: Search) -> Search:
+    """`take_step`, with all but the modes in NumPy: what is decided on the host is small."""
+    reached = take_step(objective, problem, search)
+    return Search(*jax.device_get(reached._replace(aux=())))._replace(aux=reached.aux)
+
+
+@program("objective")
 def objective_value(objective: Objective, problem: Problem, x: Array, aux: Any) -> Array:
     """-log L without the base measure."""
     return objective.value(problem, x, aux)
 
 
-@partial(jax.jit, static_argnames="objective")
+@program("objective")
 def modes_at(objective: Objective, problem: Problem, x: Array, aux: Any) -> Any:
     """The modes at x."""
     return objective.evaluate(problem, x, aux)[2]
 
 
-@partial(jax.jit, static_argnames=("objective", "at_once"))
+@program("objective", "at_once")
 def exact_hessian(
     objective: Objective, problem: Problem, x: Array, aux: Any, at_once: int
 ) -> Array:
@@ -79,7 +84,7 @@ class State(NamedTuple):
     """What a point and its modes amount to."""
 
     eta: Array  # (n,)
-    fixed_predictor: Array  # X beta + offset (n,)
+    fixed_mean: Array  # the mean at X beta + offset (n,)
     scale: Array  # what theta is relative to: sigma for the Gaussian, else 1
     unit: Array  # the family's `effect_unit`
     phi: Array  # on its natural scale
@@ -88,7 +93,7 @@ class State(NamedTuple):
     beta_information: Array | None  # of beta, given theta (p, p), if the objective wants it
 
 
-@partial(jax.jit, static_argnames="objective")
+@program("objective")
 def state_at(objective: Objective, problem: Problem, params: Params, u: Effects) -> State:
     """Predictor and dispersion at a point, given the modes there."""
     z, eta = rows_at(problem, params, u)
@@ -98,7 +103,7 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
         information = joint_hessian(problem, z, weight).information
     return State(
         eta=eta,
-        fixed_predictor=fixed_predictor(problem, params.beta),
+        fixed_mean=problem.family.link.inverse(fixed_predictor(problem, params.beta)),
         scale=jnp.asarray(problem.family.ranef_scale(params.phi), eta.dtype),
         unit=jnp.asarray(problem.family.effect_unit(params.phi), eta.dtype),
         phi=problem.family.dispersion(params.phi),
@@ -108,33 +113,8 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
     )
 
 
-@jax.jit
+@program()
 def unit_factors(problem: Problem, params: Params) -> tuple[Array, ...]:
     """Lambda per grouping factor (k, k), in units of the family's `effect_unit`."""
     unit = problem.family.effect_unit(params.phi)
     return tuple(factor / unit for factor in covariance_factors(problem, params))
-
-
-# Every compiled shape maps some hundred pieces of memory, of which Linux grants a process 65,530.
-_MAX_SHAPES = 16
-_PROGRAMS: tuple[Any, ...] = (
-    take_step,
-    objective_value,
-    modes_at,
-    exact_hessian,
-    state_at,
-    unit_factors,
-    prepare,
-)
-_shapes: set[tuple[Any, ...]] = set()
-
-
-def bound_programs(problem: Problem) -> None:
-    """Forget all compiled programs once problems of `_MAX_SHAPES` shapes have been fitted."""
-    leaves, structure = jax.tree.flatten(problem)
-    shape = (structure, *(np.shape(leaf) for leaf in leaves))
-    if shape not in _shapes and len(_shapes) >= _MAX_SHAPES:
-        _shapes.clear()
-        for program in _PROGRAMS:
-            program.clear_cache()
-    _shapes.add(shape)

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
+from mixedlm_jax.compiled import program
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.elimination import sum_by
 from mixedlm_jax.errors import ArgumentError, DataError
+from mixedlm_jax.means import in_domain, link, mean
 from mixedlm_jax.modes import JointModes, find_joint_modes, joint_hessian
 from mixedlm_jax.problem import (
     Params,
@@ -63,8 +65,8 @@ def first_params(problem: Problem, given: dict | None) -> Params:
             raise ArgumentError(f"start['phi'] is {given['phi']}; {names} must be positive")
         phi = problem.family.unconstrained(given["phi"])
     else:
-        mean = np.asarray(problem.family.link.inverse(fixed_predictor(problem, beta)))
-        phi = problem.family.start_phi(problem.y, mean, problem.weights)
+        mu = mean(problem.family, fixed_predictor(problem, beta)) if problem.n_phi else problem.y
+        phi = problem.family.start_phi(problem.y, mu, problem.weights)
     theta = given.get("theta")
     if theta is None:
         theta = _first_theta(problem, phi)
@@ -84,8 +86,7 @@ def _first_theta(problem: Problem, phi: np.ndarray) -> np.ndarray:
     size = float(family.effect_unit(phi) / family.ranef_scale(phi))
     blocks = []
     for term in problem.terms:
-        rows = np.asarray(problem.Z[term.factor])[list(term.columns)]
-        rms = np.sqrt(np.mean(rows**2, axis=1))
+        rms = problem.effect_sizes(term)
         blocks.append(STRUCTURES[term.structure].start(size / np.where(rms > 0, rms, 1.0)))
     return np.concatenate(blocks)
 
@@ -98,12 +99,11 @@ def _first_beta(problem: Problem) -> np.ndarray:
     X = np.asarray(problem.X) / rms
     per_row = family.start_mean(y, trials)
     pooled = np.full_like(y, np.average(per_row, weights=weight))
-    for mean in (per_row, pooled):
-        target = np.asarray(family.link.link(mean)) - problem.offset
+    for mu in (per_row, pooled):
+        target = link(family, mu) - problem.offset
         weighted = X * weight[:, None]
         beta = np.linalg.lstsq(weighted.T @ X, weighted.T @ target, rcond=None)[0] / rms
-        eta = np.asarray(fixed_predictor(problem, beta))
-        if np.all(np.asarray(family.in_domain(eta))[weight > 0]):
+        if np.all(in_domain(family, fixed_predictor(problem, beta))[weight > 0]):
             return beta
     raise DataError(
         f"no starting fixed effects were found that keep every row inside the domain of the "
@@ -111,7 +111,7 @@ def _first_beta(problem: Problem) -> np.ndarray:
     )
 
 
-@jax.jit
+@program()
 def prepare(problem: Problem, first: Params) -> Start:
     """Joint modes at the first theta and the metric that goes with them.
 

@@ -20,7 +20,7 @@ from mixedlm_jax.inference import (
     wald_intervals,
     wald_tests,
 )
-from mixedlm_jax.predict import mean, mean_slope
+from mixedlm_jax.means import mean, mean_slope
 from mixedlm_jax.ranef import RanEf
 from mixedlm_jax.report import VarCorr
 

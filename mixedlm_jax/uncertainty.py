@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import jax
 import numpy as np
 
+from mixedlm_jax.buckets import padded
 from mixedlm_jax.design import Design
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
@@ -27,8 +28,9 @@ from mixedlm_jax.threads import single_blas_thread
 
 @contextmanager
 def _engine(design: Design, family: Family, fit: Fit) -> Iterator[Point]:
+    """The point of a fit, its rows and levels `padded`."""
     with single_blas_thread(), jax.enable_x64(True):
-        yield point_of(design, family, fit)
+        yield point_of(padded(design), family, fit)
 
 
 def conditional_variances(
@@ -45,7 +47,10 @@ def conditional_variances(
             known = with_known_boundary(at.covariance)
             added = parameter_covariance(at.params, at.problem, at.u, known)
             found = tuple(own + more for own, more in zip(found, added, strict=True))
-        return tuple(np.moveaxis(np.array(part), -1, 0) for part in found)
+        return tuple(
+            np.moveaxis(np.array(part), -1, 0)[: factor.n_levels]
+            for part, factor in zip(found, design.factors, strict=True)
+        )
 
 
 def component_errors(design: Design, family: Family, fit: Fit) -> np.ndarray:
@@ -65,4 +70,4 @@ def component_errors(design: Design, family: Family, fit: Fit) -> np.ndarray:
 def leverages(design: Design, family: Family, fit: Fit) -> np.ndarray:
     """Leverage of each row in the joint fit of fixed and random effects, given theta (n,)."""
     with _engine(design, family, fit) as at:
-        return np.array(joint_leverages(at.params, at.problem, at.u))
+        return np.array(joint_leverages(at.params, at.problem, at.u))[: len(design.y)]

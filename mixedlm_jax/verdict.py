@@ -39,8 +39,8 @@ def scaled_factor(problem: Problem, factors: tuple[np.ndarray, ...], term: Term)
     factors: Lambda per grouping factor in units of the family's `effect_unit`; so is the result.
     """
     columns = list(term.columns)
-    rms = np.sqrt(np.mean(np.asarray(problem.Z[term.factor])[columns] ** 2, axis=1))
-    return factors[term.factor][np.ix_(columns, columns)] * rms[:, None]
+    sizes = problem.effect_sizes(term)
+    return factors[term.factor][np.ix_(columns, columns)] * sizes[:, None]
 
 
 def singular_columns(problem: Problem, factors: tuple[np.ndarray, ...]) -> list[np.ndarray]:

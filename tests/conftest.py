@@ -1,11 +1,12 @@
 """Strict numerics for every test: no silent broadcasting, seeded draws, float64 on request.
 
-Warnings are errors (pyproject). Compiled programs are kept in pytest's cache folder, which all
-workers share: compile time is most of the test time.
+Warnings are errors (pyproject). The package's compiled programs are kept in pytest's cache folder,
+which all workers share: compile time is most of the test time.
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,15 +17,13 @@ import pandas as pd
 import pytest
 import records
 
+from mixedlm_jax.store import VARIABLE
+
 
 def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if config.cache is not None:
-        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    # A worker that reads an entry while another writes it compiles for itself.
-    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
+        os.environ[VARIABLE] = str(config.cache.mkdir("programs"))
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +61,11 @@ def reference_frame() -> Callable[[dict[str, Any]], pd.DataFrame]:
 
 @pytest.fixture
 def traces() -> Iterator[list[str]]:
-    """The names of what JAX traces during a test."""
+    """The names of what JAX traces and compiles during a test."""
     heard: list[str] = []
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
-        if "trace" in event:
+        if "trace" in event or "compile" in event:
             heard.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listen)

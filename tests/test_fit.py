@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +14,22 @@ import records
 from fitted import CBPP
 
 import mixedlm_jax as mlm
-from mixedlm_jax import programs
+from mixedlm_jax.buckets import padded
 from mixedlm_jax.climb import climb, first_search
+from mixedlm_jax.compiled import forget
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import build
 from mixedlm_jax.errors import Code
 from mixedlm_jax.families import Binomial, Gaussian, Poisson
-from mixedlm_jax.fit import fit_problem
+from mixedlm_jax.fit import fit_problem, trimmed
 from mixedlm_jax.formula import parse
 from mixedlm_jax.objective import OBJECTIVES
 from mixedlm_jax.optimize import begin
 from mixedlm_jax.problem import make_problem, zero_effects
-from mixedlm_jax.programs import (
-    bound_programs,
-    exact_hessian,
-    hessian_at,
-    objective_value,
-    take_step,
-)
+from mixedlm_jax.programs import hessian_at, objective_value, take_step
 from mixedlm_jax.search import looks_odd, second_start
-from mixedlm_jax.start import first_params, prepare
+from mixedlm_jax.start import first_params
+from mixedlm_jax.store import VARIABLE
 from mixedlm_jax.verdict import judge, separated_columns
 
 BEST = records.MODELS["cbpp_logit"]["logLik"]
@@ -51,18 +46,35 @@ def cbpp():
     return mlm.load_cbpp()
 
 
-def test_second_fit_of_a_shape_compiles_nothing(cbpp, traces):
-    jax.clear_caches()
-    mlm.glmer(CBPP, cbpp, "binomial")
+def test_fits_of_one_bucket_compile_nothing(cbpp, traces, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "off")
+    forget()
+    mlm.glmer(CBPP, cbpp, "binomial").fitted()
     assert traces, "the first fit of a shape is traced, or nothing is heard here"
-    compiled: tuple[Any, ...] = (prepare, take_step, exact_hessian)
-    before = [program._cache_size() for program in compiled]
     traces.clear()
-    other = cbpp.assign(incidence=np.minimum(cbpp["incidence"] + 1, cbpp["size"]))
-    model = mlm.glmer(CBPP, other, Binomial())
-    assert [program._cache_size() for program in compiled] == before
+    more = cbpp.assign(incidence=np.minimum(cbpp["incidence"] + 1, cbpp["size"]))
+    columns = cbpp.assign(size=cbpp["size"] + 3, period=cbpp["period"].to_numpy()[::-1])
+    shorter, longer = cbpp.iloc[:50], pd.concat([cbpp, cbpp.iloc[:5].assign(herd="another")])
+    for other in (more, columns, shorter, longer):
+        model = mlm.glmer(CBPP, other, Binomial())
+        model.fitted()
+        assert model.converged
     assert traces == []
-    assert model.converged
+
+
+def test_padding_changes_no_fit(cbpp):
+    """Rows and levels that fill up a bucket leave estimates, errors and modes as they are."""
+    design, _ = build(parse("incidence / size ~ period + (period | herd)"), cbpp, Binomial())
+    with jax.enable_x64(True):
+        bare = fit_problem(make_problem(design, Binomial()))
+        whole = trimmed(fit_problem(make_problem(padded(design), Binomial())), design)
+    assert bare.log_likelihood == pytest.approx(whole.log_likelihood, abs=1e-9)
+    np.testing.assert_allclose(whole.beta, bare.beta, atol=1e-6)
+    np.testing.assert_allclose(whole.vcov, bare.vcov, rtol=1e-4, atol=1e-7)
+    assert len(whole.eta) == len(design.y)
+    np.testing.assert_allclose(whole.eta, bare.eta, atol=1e-5)
+    for own, other in zip(whole.b, bare.b, strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["bfgs", "bobyqa"])
@@ -350,13 +362,6 @@ def test_large_offsets_and_scales(rng):
     np.testing.assert_allclose(large.theta, small.theta, rtol=1e-5, atol=1e-7)
     shift = 80 * np.log(1e4)
     assert float(large.logLik()) == pytest.approx(float(small.logLik()) - shift, abs=1e-6)
-
-
-def test_memory_of_compiled_programs_is_bounded(cbpp):
-    """Linux grants a process 65,530 maps and a compiled shape takes hundreds: old ones must go."""
-    for rows in range(30, 50):
-        bound_programs(problem_of(CBPP, cbpp.iloc[:rows], Binomial()))
-    assert len(programs._shapes) <= programs._MAX_SHAPES
 
 
 @pytest.mark.parametrize("nAGQ", [0, 1])

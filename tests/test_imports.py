@@ -42,6 +42,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "families",
         "covariance",
     ),
+    "compiled programs": ("buckets", "store", "compiled", "means"),
     "checks": ("identification",),
     "likelihood": (
         "plan",
@@ -86,7 +87,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
-ENGINE = [*SECTIONS["rows"], *SECTIONS["likelihood"], *SECTIONS["fitting"]]
+ENGINE = list(
+    chain(*(SECTIONS[name] for name in ("rows", "compiled programs", "likelihood", "fitting")))
+)
 
 # What is imported where it is used: dependencies a user may do without, and those that are slow to
 # import and that most runs never need.

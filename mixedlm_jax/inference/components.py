@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
+from mixedlm_jax.compiled import program
 from mixedlm_jax.problem import Params, Problem, covariance_factors
 
 
@@ -20,7 +21,7 @@ def component_order(k: int) -> list[tuple[int, int]]:
     return [(row, column) for column, row in combinations_with_replacement(range(k), 2)]
 
 
-@jax.jit
+@program()
 def component_slopes(params: Params, problem: Problem) -> Array:
     """Jacobian of standard deviations and correlations in (theta, beta, unconstrained phi).
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mixedlm_jax.arrays import Array
+from mixedlm_jax.compiled import program
 from mixedlm_jax.elimination import (
     Blocks,
     Effects,
@@ -30,7 +31,7 @@ from mixedlm_jax.plan import Plan
 from mixedlm_jax.problem import Params, Problem, covariance_factors, determinant_weights, rows_at
 
 
-@jax.jit
+@program()
 def conditional_covariance(params: Params, problem: Problem, u: Effects) -> Rows:
     """Covariance of the random effects of each level given the parameters.
 
@@ -59,7 +60,7 @@ def _level_blocks(plan: Plan, inverse: Blocks) -> list[Array]:
     return blocks
 
 
-@jax.jit
+@program()
 def parameter_covariance(params: Params, problem: Problem, u: Effects, covariance: Array) -> Rows:
     """What the uncertainty of the parameters adds to the covariance of each level, J V J'.
 
@@ -79,7 +80,7 @@ def parameter_covariance(params: Params, problem: Problem, u: Effects, covarianc
     return tuple(jnp.einsum("dil,de,ejl->ijl", part, covariance, part) for part in slopes)
 
 
-@jax.jit
+@program()
 def joint_leverages(params: Params, problem: Problem, u: Effects) -> Array:
     """Leverage of each row in the joint fit of fixed and random effects, given theta (n,).
 

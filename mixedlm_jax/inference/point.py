@@ -29,13 +29,16 @@ class Point(NamedTuple):
 
 
 def point_of(design: Design, family: Family, fit: Fit) -> Point:
-    """The point of a fit. Call it with JAX in float64."""
+    """The point of a fit, for its design or that design padded. Call it with JAX in float64."""
     phi = np.asarray(family.unconstrained(fit.phi), float)
     problem = make_problem(design, family, information=fit.information)
     return Point(
         problem=problem.replace(differentiation=fit.optinfo["differentiation"]),
         params=Params(fit.theta, fit.beta, phi),
-        u=fit.u,
+        u=tuple(
+            np.pad(part, ((0, 0), (0, factor.n_levels - part.shape[1])))
+            for part, factor in zip(fit.u, design.factors, strict=True)
+        ),
         covariance=_in_search_coordinates(family, phi, fit.vcov),
     )
 
