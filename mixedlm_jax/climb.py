@@ -189,7 +189,9 @@ def _on_boundary(objective: Objective, outcome: Outcome) -> Outcome:
     for term, where in zip(problem.terms, problem.theta_slices, strict=True):
         lengths = np.abs(scaled_factor(problem, outcome.factors, term)).max(axis=0)
         columns = STRUCTURES[term.structure].columns(len(lengths))
-        theta[where] = np.where(lengths[columns] < SINGULAR, 0.0, theta[where])
+        # parameters that belong to no column stay
+        vanishing = np.append(lengths < SINGULAR, False)[columns]
+        theta[where] = np.where(vanishing, 0.0, theta[where])
     if np.array_equal(theta, params.theta):
         return outcome
     x = objective.x_of(params._replace(theta=theta))

@@ -6,6 +6,7 @@ their covariance is Lambda Lambda'. A new structure is one class and one row of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
@@ -16,7 +17,11 @@ import numpy as np
 class Structure:
     """How theta parametrises the covariance factor of a term with k effects a level."""
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # as glmmTMB spells it: `cs(x | g)`
+    correlated: ClassVar[bool] = True  # whether the effects of a level may be correlated
+    # whether a multiple of I can be added to the covariance: residual noise, where an effect has
+    # but one row, cannot be told from the effects
+    absorbs_noise: ClassVar[bool] = True
 
     def n_theta(self, k: int) -> int:
         """Number of parameters of a term with k effects."""
@@ -31,21 +36,25 @@ class Structure:
         raise NotImplementedError
 
     def start(self, scale: np.ndarray) -> np.ndarray:
-        """theta of independent effects with the given standard deviations (k,)."""
+        """theta of independent effects with about the given standard deviations (k,)."""
         raise NotImplementedError
 
     def columns(self, k: int) -> np.ndarray:
-        """The column of Lambda that each parameter belongs to (n_theta,).
+        """The column of Lambda that each parameter belongs to, -1 for none (n_theta,).
 
         A column may change its sign, or be set to zero, with its parameters and nothing else.
         """
+        raise NotImplementedError
+
+    def names(self, effects: Sequence[str]) -> list[str]:
+        """Names of the parameters of a term with these effects."""
         raise NotImplementedError
 
 
 class Unstructured(Structure):
     """Any covariance matrix: theta is Lambda's lower triangle by columns (lme4's order)."""
 
-    name = "unstructured"
+    name = "us"
 
     def n_theta(self, k):
         return k * (k + 1) // 2
@@ -65,8 +74,152 @@ class Unstructured(Structure):
     def columns(self, k):
         return np.triu_indices(k)[0]
 
+    def names(self, effects):
+        pairs = zip(*np.triu_indices(len(effects)), strict=True)
+        return [".".join(dict.fromkeys((effects[row], effects[column]))) for column, row in pairs]
 
-STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in (Unstructured(),)}
+
+class Diagonal(Structure):
+    """Independent effects: theta holds their standard deviations."""
+
+    name = "diag"
+    correlated = False
+
+    def n_theta(self, k):
+        return k
+
+    def factor(self, theta, k):
+        return jnp.diag(theta)
+
+    def lower(self, k):
+        return np.zeros(k)
+
+    def start(self, scale):
+        return scale
+
+    def columns(self, k):
+        return np.arange(k)
+
+    def names(self, effects):
+        return list(effects)
+
+
+class HomogeneousDiagonal(Structure):
+    """Independent effects of one standard deviation, which is theta."""
+
+    name = "homdiag"
+    correlated = False
+
+    def n_theta(self, k):
+        return 1
+
+    def factor(self, theta, k):
+        return theta[0] * jnp.eye(k, dtype=theta.dtype)
+
+    def lower(self, k):
+        return np.zeros(1)
+
+    def start(self, scale):
+        return np.sqrt(np.mean(scale**2, keepdims=True))
+
+    def columns(self, k):
+        return np.zeros(1, int)  # all columns change their sign together
+
+    def names(self, effects):
+        return ["sd"]
+
+
+class CompoundSymmetry(Structure):
+    """One correlation rho between all effects, a standard deviation for each.
+
+    theta holds k log standard deviations and, from two effects on, t with
+    rho = a + (1 - a) / (1 + exp(-t)), a = -1 / (k - 1) the smallest correlation there can be.
+    """
+
+    name = "cs"
+    absorbs_noise = False
+
+    def n_theta(self, k):
+        return k + (k > 1)
+
+    def factor(self, theta, k):
+        sd = jnp.exp(theta[:k])
+        if k == 1:
+            return sd[:, None]
+        lowest = -1.0 / (k - 1)
+        rho = lowest + (1.0 - lowest) * jax.nn.sigmoid(theta[k])
+        # column j of the Cholesky factor is one number below its diagonal, as the matrix is
+        below = jnp.zeros((), theta.dtype)  # sum of squares of a row left of column j
+        rows = [[jnp.zeros((), theta.dtype)] * k for _ in range(k)]
+        for j in range(k):
+            rows[j][j] = jnp.sqrt(1.0 - below)
+            entry = (rho - below) / rows[j][j]
+            for i in range(j + 1, k):
+                rows[i][j] = entry
+            below = below + entry**2
+        return sd[:, None] * jnp.stack([jnp.stack(row) for row in rows])
+
+    def lower(self, k):
+        return np.full(self.n_theta(k), -np.inf)
+
+    def start(self, scale):
+        k = len(scale)
+        return np.append(np.log(scale), [-np.log(k - 1.0)] if k > 1 else [])  # rho = 0
+
+    def columns(self, k):
+        return np.full(self.n_theta(k), -1)
+
+    def names(self, effects):
+        return [*(f"log sd.{effect}" for effect in effects), *["cor"] * (len(effects) > 1)]
+
+
+class Autoregressive(Structure):
+    """A stationary series of first order: cov_ij = sd^2 rho^|i - j| over equidistant effects.
+
+    theta holds the standard deviation and t with rho = t / sqrt(1 + t^2).
+    """
+
+    name = "ar1"
+    absorbs_noise = False
+
+    def n_theta(self, k):
+        return 2
+
+    def factor(self, theta, k):
+        sd, t = theta[0], theta[1]
+        scale = jax.lax.rsqrt(1.0 + t**2)  # sqrt(1 - rho^2)
+        powers = [jnp.ones((), theta.dtype)]
+        for _ in range(k - 1):
+            powers.append(powers[-1] * t * scale)
+        lags = jnp.stack(powers)
+        i, j = np.tril_indices(k)
+        entries = lags[i - j] * jnp.where(j > 0, scale, 1.0)
+        return sd * jnp.zeros((k, k), theta.dtype).at[i, j].set(entries)
+
+    def lower(self, k):
+        return np.array([0.0, -np.inf])
+
+    def start(self, scale):
+        return np.array([np.sqrt(np.mean(scale**2)), 0.0])
+
+    def columns(self, k):
+        return np.array([0, -1])  # all columns change their sign together
+
+    def names(self, effects):
+        return ["sd", "cor"]
+
+
+STRUCTURES: dict[str, Structure] = {
+    structure.name: structure
+    for structure in (
+        Unstructured(),
+        Diagonal(),
+        HomogeneousDiagonal(),
+        CompoundSymmetry(),
+        Autoregressive(),
+    )
+}
+"""Every structure by the word that a formula calls it by."""
 
 
 def column_signs(factor: np.ndarray) -> np.ndarray:

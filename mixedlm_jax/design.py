@@ -77,7 +77,7 @@ class Term:
 
     factor: int
     columns: tuple[int, ...]
-    structure: str = "unstructured"
+    structure: str = "us"
 
 
 @dataclass(frozen=True, eq=False)

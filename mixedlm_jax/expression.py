@@ -25,13 +25,16 @@ class Signature:
     expressions: int = 1
 
 
+STRUCTURE_WORDS = ("us", "diag", "homdiag", "cs", "ar1")
+"""What a random term may be called with: `cs(x | g)`, its covariance structure."""
+
 _SPLINE = ("df", "knots", "lower_bound", "upper_bound")
 CALLS: dict[str, Signature] = {
     **{
         name: Signature()
         for name in (
             "I", "abs", "as.factor", "center", "cos", "exp", "expm1", "log", "log10", "log1p",
-            "log2", "offset", "sin", "sqrt",
+            "log2", "offset", "sin", "sqrt", *STRUCTURE_WORDS,
         )
     },
     "C": Signature(("contrasts", "levels")),
@@ -46,7 +49,8 @@ CALLS: dict[str, Signature] = {
     "cc": Signature((*_SPLINE, "constraints", "extrapolation")),
     "cbind": Signature(expressions=2),
 }  # fmt: skip
-"""Every function a formula may call; `cbind` only left of "~", `offset` only right of it."""
+"""Every function a formula may call; `cbind` only left of "~", `offset` only right of it, and
+covariance structures only around a random term."""
 
 _ATOM = 100
 _CONSTANT_NAMES = {"TRUE": True, "FALSE": False, "True": True, "False": False}

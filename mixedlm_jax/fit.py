@@ -202,7 +202,8 @@ def _reported_signs(
     for term, where in zip(problem.terms, problem.theta_slices, strict=True):
         structure, columns = STRUCTURES[term.structure], list(term.columns)
         signs = column_signs(factors[term.factor][np.ix_(columns, columns)])
-        theta_signs[where] = signs[structure.columns(len(columns))]
+        # the sign appended is that of parameters that belong to no column
+        theta_signs[where] = np.append(signs, 1.0)[structure.columns(len(columns))]
         flips[term.factor][columns] = signs
     flipped = tuple(part * flip[:, None] for part, flip in zip(u, flips, strict=True))
     return theta_signs, flipped, tuple(f * flip for f, flip in zip(factors, flips, strict=True))

@@ -1,7 +1,8 @@
 """Formula text to a frozen `Formula`: response, fixed terms, random terms, offsets.
 
 Formulas mean what they mean in R and lme4: `*`, `:`, `/`, `^`, `%in%` and `-` are the algebra of
-model terms, `(x | g)` is a random term, `(x || g)` drops its correlations, `a/b` nests.
+model terms, `(x | g)` is a random term, `(x || g)` drops its correlations, `a/b` nests. A word
+before the parentheses names a covariance structure, as in glmmTMB: `cs(x | g)`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NoReturn
 
 from mixedlm_jax.errors import ArgumentError, FormulaError
 from mixedlm_jax.expression import (
+    STRUCTURE_WORDS,
     Call,
     Expression,
     Name,
@@ -63,7 +65,7 @@ class RandomTerm:
 
     effects: Terms
     group: Product
-    structure: str = "unstructured"
+    structure: str = "us"
     split: bool = False
     """Whether it is one of the uncorrelated parts of an `(x || g)`."""
 
@@ -80,7 +82,8 @@ class RandomTerm:
             yield from columns(variable)
 
     def __str__(self) -> str:
-        return f"({self.effects} | {self.name})"
+        word = "" if self.structure == "us" else self.structure
+        return f"{word}({self.effects} | {self.name})"
 
 
 @dataclass(frozen=True)
@@ -171,10 +174,16 @@ def parse_re_form(text: str | None) -> tuple[RandomTerm, ...] | None:
 
 
 Signed = tuple[bool, Expression]
+Bar = tuple[str, Operation]
+"""A random term's covariance structure and its `effects | group`."""
 _ARITHMETIC = {"+", "-", "*", "/", "^", "<", ">", "<=", ">=", "==", "!="}
 _MISPLACED = {
     "cbind": "cbind(successes, failures) is a response: put it left of '~'",
     "offset": "offset(...) must stand alone as a summand right of '~'",
+    **{
+        word: f"{word}(...) is the covariance structure of a random term: {word}(x | g)"
+        for word in STRUCTURE_WORDS
+    },
 }
 _COMPARISON = {"<", ">", "<=", ">=", "==", "!="}
 
@@ -213,18 +222,22 @@ class Reader:
 
     def right_side(
         self, node: Expression
-    ) -> tuple[list[Signed], list[Operation], tuple[Expression, ...]]:
+    ) -> tuple[list[Signed], list[Bar], tuple[Expression, ...]]:
         """The signed summands that are fixed terms, the random terms, and the offsets."""
         fixed: list[Signed] = []
-        bars: list[Operation] = []
+        bars: list[Bar] = []
         offsets: list[Expression] = []
         for positive, summand in split_sum(node):
-            if isinstance(summand, Operation) and summand.operator in ("|", "||"):
-                if not summand.enclosed:
+            bar = as_bar(summand)
+            if bar is not None:
+                structure, inner = bar
+                if summand is inner and not inner.enclosed:
                     self.fail(summand, "write a random term in parentheses: (1 | g)")
                 if not positive:
                     self.fail(summand, "a random term cannot be subtracted: leave it out instead")
-                bars.append(summand)
+                if structure != "us" and inner.operator == "||":
+                    self.fail(inner, f"'||' and {structure}(...) both drop correlations: write |")
+                bars.append(bar)
             elif isinstance(summand, Call) and summand.function == "offset":
                 if not positive:
                     self.fail(summand, "an offset cannot be subtracted: write offset(-x)")
@@ -306,12 +319,12 @@ class Reader:
         if not any(columns(node)):
             self.fail(node, f"'{node}' names no column of the data")
 
-    def random(self, bars: list[Operation]) -> tuple[RandomTerm, ...]:
+    def random(self, bars: list[Bar]) -> tuple[RandomTerm, ...]:
         """Every bar written out: `||` into uncorrelated parts, `a/b` into `b:a` and `a`."""
         found: list[RandomTerm] = []
         taken: set[tuple[frozenset[Expression], frozenset[Expression]]] = set()
-        for bar in bars:
-            for term in self.random_terms(bar):
+        for structure, bar in bars:
+            for term in self.random_terms(structure, bar):
                 for part in term.effects.parts():
                     key = frozenset(term.group), frozenset(part)
                     if key in taken:
@@ -325,7 +338,7 @@ class Reader:
                 found.append(term)
         return tuple(found)
 
-    def random_terms(self, bar: Operation) -> Iterator[RandomTerm]:
+    def random_terms(self, structure: str, bar: Operation) -> Iterator[RandomTerm]:
         left, right = bar.operands
         summands = split_sum(left)
         for _, node in summands:
@@ -334,9 +347,11 @@ class Reader:
         effects = self.terms(summands)
         if not effects.parts():
             self.fail(bar, "this random term has no effect left: write (1 | g) or (0 + x | g)")
+        if structure == "ar1" and (effects.intercept or len(effects.terms) > 1):
+            self.fail(bar, "ar1 needs one factor of times and no intercept: ar1(0 + time | g)")
         for group in self.groups(right):
             if bar.operator == "|":
-                yield RandomTerm(effects, group)
+                yield RandomTerm(effects, group, structure)
                 continue
             if effects.intercept:
                 yield RandomTerm(Terms(True, ()), group, split=True)
@@ -365,6 +380,16 @@ class Reader:
         if len(groups) > 1:
             self.fail(node, "write nesting without parentheses: (1 | a/b/c)")
         return groups[0]
+
+
+def as_bar(node: Expression) -> Bar | None:
+    """Covariance structure and bar of a random term, None for anything else."""
+    structure = "us"
+    if isinstance(node, Call) and node.function in STRUCTURE_WORDS:
+        structure, node = node.function, node.operands[0]
+    if isinstance(node, Operation) and node.operator in ("|", "||"):
+        return structure, node
+    return None
 
 
 def split_sum(node: Expression) -> list[Signed]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.design import Design, Labels
 from mixedlm_jax.errors import DataError
 from mixedlm_jax.families import Family
@@ -20,7 +21,10 @@ def check_identified(design: Design, labels: Labels, family: Family) -> None:
         zip(design.factors, labels.factors, labels.columns, strict=True)
     ):
         k, effects = len(columns), len(columns) * factor.n_levels
-        if k > 1 and family.dispersion_names and effects >= rows:
+        absorbing = any(
+            STRUCTURES[term.structure].absorbs_noise for term in design.terms if term.factor == i
+        )
+        if k > 1 and absorbing and family.dispersion_names and effects >= rows:
             raise DataError(
                 f"grouping factor '{name}' has {factor.n_levels} levels of {k} random effects, "
                 f"{effects} for {rows} rows; with the {family.name} family they cannot be told "

@@ -12,6 +12,7 @@ import pandas as pd
 
 from mixedlm_jax import diagnostics
 from mixedlm_jax.call import Call
+from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.design import Design, Labels
 from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning
 from mixedlm_jax.families import Family
@@ -232,7 +233,8 @@ class GlmerResult:
         for group, own, term in zip(names, effects, self.design.terms, strict=True):
             columns = list(term.columns)
             block = self.fit.factors[term.factor][np.ix_(columns, columns)]
-            parts.append(Component(group, own, block @ block.T))
+            correlated = STRUCTURES[term.structure].correlated
+            parts.append(Component(group, own, block @ block.T, correlated))
         return VarCorr(tuple(parts), self._sigma)
 
     # Uncertainty.

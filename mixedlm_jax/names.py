@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.design import Design, Labels
 
 
@@ -29,9 +28,8 @@ def effect_names(design: Design, labels: Labels) -> list[tuple[str, ...]]:
 
 def theta_names(design: Design, labels: Labels) -> list[str]:
     """One name per covariance parameter: "Subject.Days.(Intercept)"."""
-    names = []
-    for term, effects in zip(design.terms, effect_names(design, labels), strict=True):
-        for column, row in zip(*np.triu_indices(len(effects)), strict=True):
-            pair = dict.fromkeys((effects[row], effects[column]))
-            names.append(".".join([labels.factors[term.factor], *pair]))
-    return names
+    return [
+        f"{labels.factors[term.factor]}.{name}"
+        for term, effects in zip(design.terms, effect_names(design, labels), strict=True)
+        for name in STRUCTURES[term.structure].names(effects)
+    ]

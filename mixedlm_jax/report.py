@@ -51,11 +51,14 @@ class LogLik(float):
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """Covariance (k, k) of the random effects of one term."""
+    """Covariance (k, k) of the random effects of one term; `correlated`: if that is not diagonal
+    by the term's structure.
+    """
 
     group: str
     names: tuple[str, ...]
     covariance: np.ndarray
+    correlated: bool = True
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -79,7 +82,7 @@ class VarCorr:
             sd, corr = standard_errors(part.covariance), correlation(part.covariance)
             for i, name in enumerate(part.names):
                 rows.append((part.group, name, None, float(sd[i] ** 2), float(sd[i])))
-            for i, j in combinations(range(len(part.names)), 2):
+            for i, j in combinations(range(len(part.names) if part.correlated else 0), 2):
                 cov, cor = float(part.covariance[i, j]), float(corr[i, j])
                 rows.append((part.group, part.names[i], part.names[j], cov, cor))
         if self.sigma is not None:
@@ -97,7 +100,7 @@ class VarCorr:
 
     def cells(self, digits: int, *, variances: bool) -> list[list[str]]:
         """The table's texts, header first; correlations get two digits less."""
-        k = max(len(part.names) for part in self.components)
+        k = max(len(part.names) if part.correlated else 1 for part in self.components)
         header = ["Groups", "Name", *["Variance"] * variances, "Std.Dev."]
         header += ["Corr", *[""] * (k - 2)] if k > 1 else []
         own = [standard_errors(part.covariance) for part in self.components]
@@ -111,7 +114,8 @@ class VarCorr:
         for part in self.components:
             correlations = correlation(part.covariance)
             for i, name in enumerate(part.names):
-                known = [_format_correlation(c, max(2, digits - 2)) for c in correlations[i, :i]]
+                shown = correlations[i, : i if part.correlated else 0]
+                known = [_format_correlation(c, max(2, digits - 2)) for c in shown]
                 rows.append(["" if i else part.group, name, *next(numbers), *known])
         if self.sigma is not None:
             rows.append(["Residual", "", *next(numbers)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mixedlm_jax.errors import FormulaError
 from mixedlm_jax.expression import Call, Expression, Name, Operation, parse_expression, walk
-from mixedlm_jax.formula import Formula, Reader, Signed, Terms, parse, split_sum
+from mixedlm_jax.formula import Formula, Reader, Signed, Terms, as_bar, parse, split_sum
 
 _DOT = Name(".")
 
@@ -69,9 +69,11 @@ def _is_offset(node: Expression) -> bool:
 
 def _as_variable(node: Expression, written: dict[Expression, str]) -> Expression:
     """A random term as one variable, which R's algebra of terms treats it as."""
-    if not (isinstance(node, Operation) and node.operator in ("|", "||")):
+    bar = as_bar(node)
+    if bar is None:
         return node
-    text = f"({node})"
+    structure, inner = bar
+    text = f"{'' if structure == 'us' else structure}({inner})"
     variable = Name(text, node.position)
     written[variable] = text
     return variable

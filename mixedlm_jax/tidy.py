@@ -107,7 +107,7 @@ def component_rows(varcorr: VarCorr, se: np.ndarray, *, level: float | None) -> 
     rows: list[tuple[str, str, float, bool]] = []
     for part in varcorr.components:
         sd, corr = standard_errors(part.covariance), correlation(part.covariance)
-        for i, j in component_order(len(part.names)):
+        for i, j in component_order(len(part.names), part.correlated):
             if i == j:
                 rows.append((part.group, f"sd__{part.names[i]}", float(sd[i]), False))
             else:

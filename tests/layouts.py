@@ -259,7 +259,7 @@ def draw(
         offset=shift,
         X=X,
         factors=tuple(factors),
-        terms=tuple(Term(f, columns, "unstructured") for f, columns in layout.all_terms),
+        terms=tuple(Term(f, columns, "us") for f, columns in layout.all_terms),
         weights_type="frequency" if weights == "frequency" else "prior",
     )
     phi = np.full(len(FAMILIES[family].dispersion_names), np.log(SIGMA) + 0.1)

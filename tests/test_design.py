@@ -403,7 +403,7 @@ def test_factors_share_their_terms(frame: pd.DataFrame) -> None:
     ]
     np.testing.assert_array_equal(d.factors[0].Z, [np.ones(48), frame["z"]])
     np.testing.assert_array_equal(d.factors[1].Z, [np.ones(48), frame["x"]])
-    assert {t.structure for t in d.terms} == {"unstructured"}
+    assert {t.structure for t in d.terms} == {"us"}
 
 
 def test_ties_keep_formula_order(frame: pd.DataFrame) -> None:

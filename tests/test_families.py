@@ -142,7 +142,7 @@ def problem_of(
         offset=np.zeros(n),
         X=np.ones((n, 1)),
         factors=(Factor(np.zeros(n, np.int32), 1, np.ones((1, n))),),
-        terms=(Term(0, (0,), "unstructured"),),
+        terms=(Term(0, (0,), "us"),),
         weights_type=kind,
     )
     return make_problem(design, family, information=information)

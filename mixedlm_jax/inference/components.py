@@ -10,15 +10,18 @@ import numpy as np
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.compiled import program
+from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.problem import Params, Problem, covariance_factors
 
 
-def component_order(k: int) -> list[tuple[int, int]]:
+def component_order(k: int, correlated: bool = True) -> list[tuple[int, int]]:
     """The entries of one term's covariance, lower triangle by columns: (0, 0), (1, 0), ..., (1, 1).
 
-    A pair (i, i) stands for a standard deviation, (i, j) for a correlation.
+    A pair (i, i) stands for a standard deviation, (i, j) for a correlation, of which there are none
+    where the effects are not `correlated`.
     """
-    return [(row, column) for column, row in combinations_with_replacement(range(k), 2)]
+    pairs = [(row, column) for column, row in combinations_with_replacement(range(k), 2)]
+    return [(i, j) for i, j in pairs if correlated or i == j]
 
 
 @program()
@@ -37,7 +40,7 @@ def component_slopes(params: Params, problem: Problem) -> Array:
             block = factors[term.factor][columns[:, None], columns[None, :]]
             covariance = block @ block.T
             sd = jnp.sqrt(jnp.diagonal(covariance))
-            for i, j in component_order(len(columns)):
+            for i, j in component_order(len(columns), STRUCTURES[term.structure].correlated):
                 parts.append(sd[i] if i == j else covariance[i, j] / (sd[i] * sd[j]))
         return jnp.stack(parts)
 
