@@ -59,4 +59,7 @@ def padded(design: Design) -> Design:
             )
             for factor in design.factors
         ),
+        parts={
+            name: np.ascontiguousarray(filled_rows(part.T).T) for name, part in design.parts.items()
+        },
     )

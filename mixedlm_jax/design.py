@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -102,6 +102,9 @@ class Design:
         In theta order: by decreasing number of levels of the factor, ties in formula order.
     weights_type
         "prior" or "frequency".
+    parts
+        Model matrices of other parameters of the distribution, (n, columns) each, of full column
+        rank; keyed as in `Formula.parts`.
     """
 
     y: np.ndarray
@@ -112,6 +115,7 @@ class Design:
     factors: tuple[Factor, ...]
     terms: tuple[Term, ...]
     weights_type: str
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +146,8 @@ class Labels:
         Sentences for the summary.
     recipe
         What `rebuild` replays.
+    parts
+        Per part of the design the names of its columns.
     """
 
     fixed: tuple[str, ...]
@@ -155,6 +161,7 @@ class Labels:
     na_action: str
     notes: tuple[str, ...]
     recipe: Recipe
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def rebuild(
         self,
@@ -275,7 +282,9 @@ def build(
     n = len(response.y)
     fixed = learn(formula.fixed, _of(formula.fixed, rows.values), contrasts)
     _check_contrasted(fixed, contrasts)
-    X, independent = _fixed_effects(fixed, rows.values, response.weights > 0)
+    counted = response.weights > 0
+    X, independent = _fixed_effects(fixed, rows.values, counted)
+    parts = {name: _part(terms, rows.values, counted) for name, terms in formula.parts}
     random = _random_effects(formula.random, rows.values, rows.groups, n)
     for factor, grouping in zip(random.factors, random.groupings, strict=True):
         _check_rows_per_level(factor, grouping.name, response, family)
@@ -291,6 +300,7 @@ def build(
         factors=random.factors,
         terms=random.terms,
         weights_type=weights_type,
+        parts={name: part.X for name, part in parts.items()},
     )
     labels = Labels(
         fixed=tuple(names[independent]),
@@ -308,6 +318,7 @@ def build(
         notes=(
             *rows.notes,
             *_notes_on_rank(dropped),
+            *(note for part in parts.values() for note in _notes_on_rank(part.dropped)),
             *response.notes,
             *_notes_on_split(formula.random, rows.values),
         ),
@@ -320,7 +331,9 @@ def build(
             offset_argument=offset if offset is None or isinstance(offset, str) else "",
             states=evaluation.states,
             kinds=evaluation.kinds,
+            parts={name: (part.coding, part.kept) for name, part in parts.items()},
         ),
+        parts={name: part.names for name, part in parts.items()},
     )
     return design, labels
 
@@ -374,13 +387,14 @@ def _used_rows(
 
 def _evaluate(formula: Formula, evaluation: Evaluation) -> tuple[Values, Groups]:
     """All variables of the right-hand side, and all variables of grouping factors."""
-    sides = (formula.fixed, *(term.effects for term in formula.random))
     groups = {
         node: evaluation.variable(node, GROUPING).as_category()
         for term in formula.random
         for node in term.group
     }
-    nodes = dict.fromkeys(node for side in sides for term in side.terms for node in term)
+    nodes = dict.fromkeys(
+        node for side in formula.sides() for term in side.terms for node in term
+    )
     values = {node: evaluation.variable(node) for node in (*nodes, *formula.offsets)}
     return values, groups
 
@@ -417,6 +431,29 @@ def _fixed_effects(
     X = np.stack(columns, axis=1) if columns else np.empty((len(counted), 0))
     independent = independent_columns(X if counted.all() else X[counted])
     return X if independent.all() else np.ascontiguousarray(X[:, independent]), independent
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The model matrix of another parameter of the distribution, with what it learnt."""
+
+    X: np.ndarray
+    coding: Coding
+    kept: np.ndarray
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(np.array(self.coding.names, dtype=object)[self.kept])
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        return tuple(np.array(self.coding.names, dtype=object)[~self.kept])
+
+
+def _part(terms: Terms, values: Values, counted: np.ndarray) -> _Part:
+    coding = learn(terms, _of(terms, values), {})
+    X, kept = _fixed_effects(coding, values, counted)
+    return _Part(X, coding, kept)
 
 
 def _check_contrasted(fixed: Coding, contrasts: Mapping[str, str]) -> None:

@@ -105,6 +105,9 @@ class Formula:
         The random terms in formula order, `||` and `a/b` written out.
     offsets
         What stood inside `offset(...)`; they add up.
+    parts
+        Fixed effects of other parameters of the distribution, by the name of the part: "zi" the
+        probability of a structural zero, "disp" the dispersion.
     """
 
     text: str
@@ -113,6 +116,13 @@ class Formula:
     fixed: Terms
     random: tuple[RandomTerm, ...]
     offsets: tuple[Expression, ...]
+    parts: tuple[tuple[str, Terms], ...] = ()
+
+    def sides(self) -> Iterator[Terms]:
+        """All sums of terms: the fixed effects, each random term's, each part's."""
+        yield self.fixed
+        yield from (term.effects for term in self.random)
+        yield from (terms for _, terms in self.parts)
 
     def __str__(self) -> str:
         return self.text
@@ -143,6 +153,31 @@ def parse(text: str) -> Formula:
         )
     left = text[: tree.position].strip()
     return Formula(text.strip(), left, response, fixed, reader.random(bars), offsets)
+
+
+def parse_part(text: str | None, argument: str) -> Terms | None:
+    """The fixed effects of a one-sided formula such as `"~ x"`; None for None and `"~ 0"`.
+
+    argument: what the formula was given as, for messages.
+
+    Raises
+    ------
+    FormulaError
+        For anything else, random terms and offsets among it.
+    """
+    if text is None:
+        return None
+    if isinstance(text, str):
+        tree = parse_expression(text)
+        reader = Reader(text)
+        if isinstance(tree, Operation) and tree.operator == "~" and len(tree.operands) == 1:
+            summands, bars, offsets = reader.right_side(tree.operands[0])
+            if not bars and not offsets:
+                terms = reader.terms(summands)
+                return terms if terms.parts() else None
+    raise FormulaError(
+        f"{argument} is {text!r}; give a one-sided formula of fixed effects such as '~ 1' or '~ x'"
+    )
 
 
 def parse_re_form(text: str | None) -> tuple[RandomTerm, ...] | None:

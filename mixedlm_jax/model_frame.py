@@ -25,8 +25,8 @@ def model_frame(formula: Formula, design: Design, labels: Labels, data: Any) -> 
     evaluation = Evaluation(Table(data))
     kept = labels.kept
     columns: dict[str, Any] = {str(formula.response): design.y / design.trials}
-    sides = (formula.fixed, *(term.effects for term in formula.random))
-    for node in dict.fromkeys(node for side in sides for term in side.terms for node in term):
+    nodes = (node for side in formula.sides() for term in side.terms for node in term)
+    for node in dict.fromkeys(nodes):
         columns |= _columns(str(node), evaluation.variable(node).take(kept))
     for node in dict.fromkeys(node for term in formula.random for node in term.group):
         levels = evaluation.variable(node, GROUPING).as_category().take(kept)

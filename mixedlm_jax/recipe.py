@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol, Self, TypeVar
 
@@ -50,6 +50,8 @@ class NewRows:
         Shape (n_new,) bool: the rows that are in the arrays.
     index
         The new frame's index.
+    parts
+        Model matrices of other parameters of the distribution, (m, columns) each.
     """
 
     X: np.ndarray
@@ -58,6 +60,7 @@ class NewRows:
     offset: np.ndarray
     complete: np.ndarray
     index: pd.Index
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,8 @@ class Recipe:
         Variables of `offset(...)`; `offset_argument` the argument's column name, "" for an array.
     states, kinds
         See `Evaluation`.
+    parts
+        Per part of the formula its coding and the columns of it that entered the design.
     """
 
     fixed: Coding
@@ -86,6 +91,7 @@ class Recipe:
     offset_argument: str | None
     states: Mapping[str, State]
     kinds: Mapping[str, bool]
+    parts: Mapping[str, tuple[Coding, np.ndarray]] = field(default_factory=dict)
 
 
 def replay(
@@ -98,7 +104,7 @@ def replay(
             "column and fit with offset='column' or offset(column) in the formula"
         )
     evaluation = Evaluation(table, dict(recipe.states), dict(recipe.kinds), learning=False)
-    codings = [recipe.fixed]
+    codings = [recipe.fixed, *(coding for coding, _ in recipe.parts.values())]
     codings += [coding for i in wanted for _, coding in recipe.effects[i]]
     groups = {
         node: evaluation.variable(node, GROUPING).as_category()
@@ -115,19 +121,25 @@ def replay(
     complete = ~np.any(missing, axis=0) if missing else np.ones(len(table), dtype=bool)
     values, groups = take(values, complete), take(groups, complete)
     n = int(complete.sum())
-    columns = [
-        column
-        for column, keep in zip(recipe.fixed.columns(values, n), recipe.kept, strict=True)
-        if keep
-    ]
     return NewRows(
-        X=np.stack(columns, axis=1) if columns else np.empty((n, 0)),
+        X=_matrix(recipe.fixed, recipe.kept, values, n),
         Z=tuple(covariates(recipe.effects[i], values, n) for i in wanted),
         levels=tuple(_locate(recipe, i, groups, allow_new_levels) for i in wanted),
         offset=total_offset(recipe.offsets, values, None if added is None else added[complete], n),
         complete=complete,
         index=table.index,
+        parts={
+            name: _matrix(coding, kept, values, n) for name, (coding, kept) in recipe.parts.items()
+        },
     )
+
+
+def _matrix(coding: Coding, kept: np.ndarray, values: Values, n: int) -> np.ndarray:
+    """The columns of a model matrix that entered the design, shape (n, columns)."""
+    columns = [
+        column for column, keep in zip(coding.columns(values, n), kept, strict=True) if keep
+    ]
+    return np.stack(columns, axis=1) if columns else np.empty((n, 0))
 
 
 def _locate(recipe: Recipe, i: int, groups: Groups, allow_new_levels: bool) -> np.ndarray:
