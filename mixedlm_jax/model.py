@@ -21,7 +21,7 @@ from mixedlm_jax.inference import correlation, standard_errors, wald_intervals, 
 from mixedlm_jax.model_frame import model_frame
 from mixedlm_jax.names import effect_names, term_names, theta_names
 from mixedlm_jax.new_response import with_response
-from mixedlm_jax.objective import OBJECTIVES
+from mixedlm_jax.objective import objective_for
 from mixedlm_jax.predict import check_scale, linear_predictor, mean, spread
 from mixedlm_jax.ranef import RanEf, check_cond_var, coefficients, mode_frames
 from mixedlm_jax.recipe import NewRows
@@ -548,7 +548,7 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
     used = model.design.weights > 0
     scaled = model._residuals("pearson")[used] / model.sigma
     return Summary(
-        method=OBJECTIVES[fit.nAGQ].label,
+        method=objective_for(fit.nAGQ).label,
         family=f"{model.family.name}  ( {model.family.link.name} )",
         formula=model.formula,
         weights=model.call.described_weights,

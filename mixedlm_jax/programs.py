@@ -70,7 +70,7 @@ def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.nda
     d, n = len(search.x), len(problem.y)
     if not np.isfinite(search.value):
         return np.full((d, d), np.nan)
-    at_once = int(np.clip(_HESSIAN_ROWS // n, 1, d))
+    at_once = int(np.clip(_HESSIAN_ROWS // (n * objective.width(problem)), 1, d))
     hessian = np.asarray(exact_hessian(objective, problem, search.x, search.aux, at_once))
     return 0.5 * (hessian + hessian.T)
 

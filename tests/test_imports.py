@@ -49,6 +49,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "problem",
         "modes",
         "likelihood",
+        "quadrature",
         "curvature",
         "objective",
     ),
