@@ -567,7 +567,7 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
         correlation=_square_frame(correlation(covariance), fixed),
         show_correlation=show_correlation,
         convergence=model.convergence(),
-        notes=(*model.labels.notes, *_notes_on_fit(fit)),
+        notes=(*model.labels.notes, *_notes_on_fit(fit), *_notes_on_method(model)),
     )
 
 
@@ -584,3 +584,17 @@ def _notes_on_fit(fit: Fit) -> list[str]:
     if fit.verdict.singular:
         notes.append("Covariance parameters on their boundary have no standard errors (nan).")
     return notes
+
+
+def _notes_on_method(model: GlmerResult) -> list[str]:
+    design = model.design
+    doubtful = model.fit.nAGQ == 1 and diagnostics.binary_in_small_clusters(
+        model.family,
+        design.y,
+        design.trials,
+        design.weights,
+        [factor.levels for factor in design.factors],
+    )
+    if not doubtful:
+        return []
+    return ["Binary responses in small clusters: see mlm.check_laplace(model)."]

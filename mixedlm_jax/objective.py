@@ -15,14 +15,15 @@ import numpy as np
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.curvature import Curvature
+from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.likelihood import joint_laplace, laplace, laplace_gradient
 from mixedlm_jax.modes import JointModes
 from mixedlm_jax.problem import Params, Problem
 from mixedlm_jax.quadrature import (
-    check_quadrature,
     nodes_at_once,
     quadrature,
     quadrature_gradient,
+    quadrature_obstacle,
 )
 
 
@@ -122,7 +123,9 @@ class QuadratureObjective(LaplaceObjective):
         return f"Adaptive Gauss-Hermite Quadrature, nAGQ = {self.nAGQ}"
 
     def check(self, problem):
-        check_quadrature(problem, self.nAGQ)
+        obstacle = quadrature_obstacle(problem, self.nAGQ)
+        if obstacle is not None:
+            raise ArgumentError(obstacle)
 
     def width(self, problem):
         return nodes_at_once(problem, self.nAGQ)

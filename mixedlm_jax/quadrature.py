@@ -8,7 +8,7 @@ u_q = u_hat_g + sqrt(2) L_g^-T z_q (Pinheiro and Chao 2006), and
     log L = sum_g log [ pi^(-k/2) |L_g|^-1 sum_q w_q exp(|z_q|^2 - g_g(u_q)) ]
 
 g_g being the part of g that belongs to level g. One node is Laplace's approximation. The nodes move
-with the parameters, and the gradient is that of the computed value. Both leave out the base measure.
+with the parameters, and the gradient is that of the computed value. The base measure is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from mixedlm_jax.elimination import (
     solve_lower,
     solve_upper,
 )
-from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.likelihood import Evaluation
 from mixedlm_jax.modes import conditional_modes, dot, implicit_solve, penalised_gradient
 from mixedlm_jax.problem import (
@@ -66,31 +65,29 @@ def product_rule(n_nodes: int, k: int) -> Rule:
     return Rule(nodes, np.sum([part.ravel() for part in parts], axis=0))
 
 
-def check_quadrature(problem: Problem, n_nodes: int) -> None:
-    """Raise `ArgumentError` unless the problem's integrals can be done with so many nodes."""
-    k = problem.plan.n_effects
+def quadrature_obstacle(problem: Problem, n_nodes: int) -> str | None:
+    """Why the problem's integrals cannot be done with so many nodes, in a sentence, or None."""
+    k, found = problem.plan.n_effects, f"nAGQ is {n_nodes}"
     if len(k) > 1:
-        raise ArgumentError(
-            f"nAGQ is {n_nodes}, but the model has {len(k)} grouping factors, and quadrature is for "
-            "one; fit with nAGQ=1 and see mlm.check_laplace(model) for what that leaves out"
+        return (
+            f"{found}, but the model has {len(k)} grouping factors, and quadrature is for one; fit "
+            "with nAGQ=1 and let mlm.check_laplace(model) say what that leaves out"
         )
     if k[0] not in MAX_NODES:
-        raise ArgumentError(
-            f"nAGQ is {n_nodes}, but a level has {k[0]} random effects, and quadrature is for up to "
+        return (
+            f"{found}, but a level has {k[0]} random effects, and quadrature is for up to "
             f"{max(MAX_NODES)}; fit with nAGQ=1"
         )
     if n_nodes > MAX_NODES[k[0]]:
-        effects = "one random effect" if k[0] == 1 else f"{k[0]} random effects"
-        raise ArgumentError(
-            f"nAGQ is {n_nodes}; with {effects} a level it may be at most {MAX_NODES[k[0]]} "
-            f"({MAX_NODES[k[0]]}^{k[0]} nodes)"
-        )
+        effects = "random effect" if k[0] == 1 else "random effects"
+        return f"{found}; with {k[0]} {effects} a level it may be at most {MAX_NODES[k[0]]}"
     if problem.family.restricted:
-        raise ArgumentError(
-            f"nAGQ is {n_nodes}, but the {problem.family.name} family's {problem.family.link.name} "
-            "link allows only part of the linear predictor's range, and quadrature needs all of "
-            "it; use nAGQ=1 or another link"
+        return (
+            f"{found}, but the {problem.family.link.name} link of the {problem.family.name} family "
+            "allows only part of the linear predictor's range, and quadrature needs all of it; use "
+            "nAGQ=1 or another link"
         )
+    return None
 
 
 def nodes_at_once(problem: Problem, n_nodes: int) -> int:
@@ -111,9 +108,7 @@ def _chunks(problem: Problem, n_nodes: int) -> Rule:
     missing = -total % size
     nodes = np.pad(rule.nodes, ((0, 0), (0, missing)))
     log_weights = np.pad(rule.log_weights, (0, missing), constant_values=-np.inf)
-    return Rule(
-        np.moveaxis(nodes.reshape((k, -1, size)), 1, 0), log_weights.reshape((-1, size))
-    )
+    return Rule(np.moveaxis(nodes.reshape((k, -1, size)), 1, 0), log_weights.reshape((-1, size)))
 
 
 def quadrature(params: Params, problem: Problem, u0: Effects, n_nodes: int) -> Array:
@@ -148,7 +143,9 @@ def quadrature_around(params: Params, problem: Problem, u: Effects, n_nodes: int
         nodes, log_weights = rule
         points = eta[:, None] + _times(slope, nodes)
         fit = level_sums(jax.vmap(density, in_axes=1, out_axes=1)(points))
-        effects = [own[:, None] + _times(part, nodes) for own, part in zip(modes, spread, strict=True)]
+        effects = [
+            own[:, None] + _times(part, nodes) for own, part in zip(modes, spread, strict=True)
+        ]
         penalty = 0.5 * sum(part**2 for part in effects)
         relative = log_weights[None, :] + at_mode[:, None] + fit - penalty
         return total + jnp.sum(jnp.exp(relative), axis=1), None
@@ -175,9 +172,8 @@ def quadrature_gradient(params: Params, problem: Problem, u0: Effects, n_nodes: 
     dV/dpsi + (dV/du) (du_hat/dpsi), and du_hat/dpsi = -H^-1 (d/dpsi grad_u g).
     """
     u = conditional_modes(params, problem, u0)
-    value, (direct, centre) = jax.value_and_grad(quadrature_around, argnums=(0, 2))(
-        params, problem, u, n_nodes
-    )
+    both = jax.value_and_grad(quadrature_around, argnums=(0, 2))
+    value, (direct, centre) = both(params, problem, u, n_nodes)
     z, eta = rows_at(problem, params, u)
     weight = row_terms(problem, eta, params.phi).weight
     factor = factorize(problem.plan, assemble(problem.plan, z, weight))

@@ -1,4 +1,4 @@
-"""How good is Laplace's approximation? Its second-order correction, and what quadrature would change.
+"""How good is Laplace's approximation? Its second-order correction, and what quadrature changes.
 
 With K = Z Lambda H^-1 Lambda' Z', h its diagonal and l3, l4 the third and fourth derivatives of the
 rows' log-densities in eta at the modes, the next terms of the expansion of log L are
@@ -14,7 +14,7 @@ entry for each column of the corner, and the pairs of different rows are summed,
 from __future__ import annotations
 
 from collections import Counter
-from itertools import permutations
+from itertools import product
 from typing import NamedTuple
 
 import jax
@@ -47,7 +47,7 @@ from mixedlm_jax.optimize import begin
 from mixedlm_jax.plan import Plan
 from mixedlm_jax.problem import Params, Problem, row_terms, rows_at
 from mixedlm_jax.programs import hessian_at, objective_value, take_step
-from mixedlm_jax.quadrature import MAX_NODES
+from mixedlm_jax.quadrature import MAX_NODES, quadrature_obstacle
 
 # Numbers in one block of pairs, and multiply-adds that the pairs of a crossed design may cost.
 _BLOCK = 2**22
@@ -101,7 +101,8 @@ def second_order_correction(point: Point) -> Correction:
             "the third and fourth derivatives of the log-density are not finite at the estimates, "
             "and the correction needs them"
         )
-    return Correction(float(value), tuple(map(float, terms)))
+    fourth, square, cube = map(float, terms)
+    return Correction(float(value), (fourth, square, cube))
 
 
 def _distinct_rows(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -157,14 +158,9 @@ def _chain_cubes(plan: Plan, levels: list[Array], l3: Array, a: Rows, corner: No
     return total
 
 
-def _triples(size: int) -> Counter[tuple[int, int, int]]:
-    """Multisets of three of the numbers below `size`, and how many ordered triples each stands for."""
-    return Counter(
-        (i, j, k) if i <= j <= k else tuple(sorted((i, j, k)))  # type: ignore[misc]
-        for i in range(size)
-        for j in range(size)
-        for k in range(size)
-    )
+def _triples(size: int) -> Counter[tuple[int, ...]]:
+    """Sorted triples of the numbers below `size`, and how many ordered ones each stands for."""
+    return Counter(tuple(sorted(triple)) for triple in product(range(size), repeat=3))
 
 
 def _pair_cubes(plan: Plan, levels: list[Array], l3: Array, a: Rows, corner: Array) -> Array:
@@ -185,6 +181,11 @@ def _pair_cubes(plan: Plan, levels: list[Array], l3: Array, a: Rows, corner: Arr
     return jnp.sum(jax.lax.map(of_block, rows))
 
 
+def can_be_checked(problem: Problem) -> bool:
+    """Whether there is quadrature to check the problem's Laplace approximation with."""
+    return quadrature_obstacle(problem, 2) is None
+
+
 def quadrature_check(point: Point, n_nodes: int | None = None) -> QuadratureCheck:
     """Log-likelihoods and Newton step of quadrature at a fit's estimates; one grouping factor.
 
@@ -192,15 +193,15 @@ def quadrature_check(point: Point, n_nodes: int | None = None) -> QuadratureChec
     """
     problem, k = point.problem, point.problem.plan.n_effects[0]
     if n_nodes is None:
-        n_nodes = DEFAULT_NODES.get(k, 2)
+        n_nodes = DEFAULT_NODES[k]
+    QuadratureObjective(n_nodes).check(problem)
     finer = 2 * n_nodes + 1
-    if finer > MAX_NODES.get(k, finer):
+    if finer > MAX_NODES[k]:
         raise ArgumentError(
-            f"nAGQ is {n_nodes}, and the check also needs 2 nAGQ + 1 nodes; with {k} random "
-            f"effects a level give at most nAGQ={(MAX_NODES[k] - 1) // 2}"
+            f"nAGQ is {n_nodes}, and the check also needs quadrature with 2 nAGQ + 1 nodes; with "
+            f"{k} random effect{'s' * (k > 1)} a level give at most nAGQ={(MAX_NODES[k] - 1) // 2}"
         )
     objective, fine = QuadratureObjective(n_nodes), QuadratureObjective(finer)
-    fine.check(problem)
     problem = jax.device_put(problem)
     x = np.concatenate(point.params)
     log_base = float(problem.log_base)
