@@ -121,8 +121,8 @@ def _judge_correction(size: float) -> tuple[bool, str]:
     """Whether the second-order correction is that of a regular model, and the line that says so."""
     if size <= MAX_TERM:
         return True, (
-            f"Laplace should do: no term of its correction is above {size:.4f} log-likelihood units "
-            f"a level (regular up to {MAX_TERM:g})"
+            f"Laplace should do: no term of its correction is above {size:.4f} log-likelihood "
+            f"units a level (regular up to {MAX_TERM:g})"
         )
     return False, (
         f"Laplace may be far off: its correction has a term of {size:.4f} log-likelihood units a "
