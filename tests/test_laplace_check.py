@@ -137,7 +137,7 @@ def test_rows_that_are_alike_are_merged(rng, monkeypatch):
     known = dense_terms(model)
     np.testing.assert_allclose(second_order_correction(at(model)).terms, known, rtol=1e-6)
     monkeypatch.setattr(checking, "_MAX_WORK", 1e3)
-    with pytest.raises(mlm.ArgumentError, match="pairs of its 45 different rows.*multiply-adds"):
+    with pytest.raises(mlm.ArgumentError, match=r"pairs of its 45 different rows.*multiply-adds"):
         second_order_correction(at(model))
 
 
@@ -192,7 +192,7 @@ def test_toenail_is_to_be_refitted():
     known = records.MODELS["toenail_laplace"]["logLik_checks"]
     values = [v for key, v in known.items() if key.endswith("agq_many")]
     assert values
-    assert check.log_likelihoods["51 nodes"] == pytest.approx(values[0], abs=0.02)
+    assert check.log_likelihoods["51 nodes"] == pytest.approx(values[0], abs=1e-3)
 
 
 def test_contraception_passes():
@@ -262,9 +262,9 @@ def test_the_check_is_suggested_for_small_binary_clusters():
 def test_bad_arguments():
     model = fitted.recorded("cbpp_logit")
     for nAGQ in (1, 2.5, True, "25"):
-        with pytest.raises(mlm.ArgumentError, match="nAGQ is .*number of quadrature nodes from 2"):
+        with pytest.raises(mlm.ArgumentError, match=r"nAGQ is .*number of quadrature nodes from 2"):
             mlm.check_laplace(model, nAGQ=nAGQ)
-    with pytest.raises(mlm.ArgumentError, match="2 nAGQ \\+ 1 nodes.*at most nAGQ=50"):
+    with pytest.raises(mlm.ArgumentError, match=r"2 nAGQ \+ 1 nodes.*at most nAGQ=50"):
         mlm.check_laplace(model, nAGQ=51)
     with pytest.raises(mlm.ArgumentError, match="2 grouping factors"):
         mlm.check_laplace(fitted.recorded("verbagg_crossed"), nAGQ=5)
