@@ -80,7 +80,7 @@ class LaplaceCheck:
         lines = ["Log-likelihood at the Laplace estimates:", *_columns(known)]
         lines += ["Second-order correction of Laplace's:", *_columns(parts)]
         if self.shifts is not None:
-            values = map("{:.2f}".format, self.shifts)
+            values = (f"{np.round(value, 2) + 0.0:.2f}" for value in self.shifts)
             moved = [list(row) for row in zip(map(str, self.shifts.index), values, strict=True)]
             lines += ["Shift of the estimates by quadrature (standard errors):"]
             lines += [f" {line}" for line in align(moved, [True, False])]

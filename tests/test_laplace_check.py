@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import fitted
 import jax
@@ -209,6 +210,7 @@ def test_contraception_passes():
     se = np.sqrt(np.diag(model.vcov(full=True)))
     estimates = np.concatenate([model.theta, model.beta])
     truth = np.concatenate([record["theta"], list(record["fixef"].values())])
+    assert check.shifts is not None
     np.testing.assert_allclose(check.shifts, (truth - estimates) / se, rtol=0, atol=0.01)
     assert np.max(np.abs(check.shifts)) > 0.05
 
@@ -261,7 +263,8 @@ def test_the_check_is_suggested_for_small_binary_clusters():
 
 def test_bad_arguments():
     model = fitted.recorded("cbpp_logit")
-    for nAGQ in (1, 2.5, True, "25"):
+    wrong: tuple[Any, ...] = (1, 2.5, True, "25")
+    for nAGQ in wrong:
         with pytest.raises(mlm.ArgumentError, match=r"nAGQ is .*number of quadrature nodes from 2"):
             mlm.check_laplace(model, nAGQ=nAGQ)
     with pytest.raises(mlm.ArgumentError, match=r"2 nAGQ \+ 1 nodes.*at most nAGQ=50"):
@@ -271,4 +274,4 @@ def test_bad_arguments():
     with pytest.raises(mlm.ArgumentError, match="this model has nAGQ=10"):
         mlm.check_laplace(fitted.recorded("cbpp_logit_agq10"))
     with pytest.raises(mlm.ArgumentError, match="a model that glmer returned"):
-        mlm.check_laplace(pd.DataFrame())
+        mlm.check_laplace(pd.DataFrame())  # type: ignore[arg-type]

@@ -197,7 +197,9 @@ def test_memory_does_not_grow_with_the_nodes(rng, monkeypatch):
     def temporary(n_nodes):
         program = jax.jit(gradient, static_argnames="n_nodes")
         lowered = program.lower(model.problem, model.flat, n_nodes)
-        return lowered.compile().memory_analysis().temp_size_in_bytes
+        memory = lowered.compile().memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
 
     few, many = temporary(4), temporary(80)
     assert many < 1.5 * few
@@ -242,7 +244,7 @@ def monte_carlo(model: Model, draws: int, rng: np.random.Generator) -> tuple[flo
         rows = np.flatnonzero(block.levels == level)
         own = A[rows, level * k : (level + 1) * k]
         eta = base[rows, None] + own @ rng.normal(size=(k, draws))
-        y, m = problem.y[rows, None], problem.trials[rows, None]
+        y, m = problem.y[rows, None], model.design.trials[rows, None]
         if model.family.name == "binomial":
             log_f = y * eta - m * np.logaddexp(0.0, eta)
             log_f += special.gammaln(m + 1) - special.gammaln(y + 1) - special.gammaln(m - y + 1)
