@@ -31,4 +31,4 @@ for name, coefficient in model.fixef().items():
     print(f"  {name:14s} {coefficient:9.4f} {quadrature.fixef()[name]:9.4f}")
 
 print("\nIs Laplace good enough here?")
-print(mlm.check_laplace(model))
+print(mlm.check_laplace(model, nAGQ=10))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fitted
@@ -17,12 +17,14 @@ import pandas as pd
 import pytest
 from fitted import CBPP
 from layouts import FAMILY_LINKS, LAYOUTS, MORE_LAYOUTS, Group, Layout, Model
-from scipy import special
+from scipy import integrate, special, stats
 from threadpoolctl import threadpool_limits
 
 import mixedlm_jax as mlm
 from mixedlm_jax import quadrature as rules
+from mixedlm_jax.families import Poisson
 from mixedlm_jax.likelihood import laplace_gradient
+from mixedlm_jax.links import softplus
 from mixedlm_jax.problem import Problem, zero_effects
 from mixedlm_jax.quadrature import (
     MAX_NODES,
@@ -279,6 +281,54 @@ def test_within_the_error_of_monte_carlo(family, link, k, n_nodes, rng):
     assert error < 0.01
     assert abs(found - known) < 3.0 * error
     assert abs(model.oracle(model.flat).log_likelihood - known) > 3.0 * error
+
+
+# ----------------------------------------------------------------------------------------------
+# A family from outside the package
+
+
+@dataclass(frozen=True)
+class SometimesZero(Poisson):
+    """Poisson counts, of which a fraction 1 / (1 + exp(-phi)) is replaced by zeros."""
+
+    name = "sometimes zero"
+    log_concave_links = ()  # type: ignore[assignment]
+    dispersion_names = ("fraction",)
+
+    def log_density(self, y, eta, phi, trials, precision):
+        counted = -softplus(phi[0]) + y * eta - jnp.exp(eta)
+        return jnp.where(y > 0, counted, jnp.logaddexp(-softplus(-phi[0]), counted))
+
+    def dispersion(self, phi):
+        return jax.nn.sigmoid(phi)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_zero_inflated_family_of_ones_own(rng):
+    model = layouts.draw("poisson", "log", Layout((Group(6),)), rng, n=36)
+    y = model.design.y * (rng.random(36) < 0.7)
+    family, phi = SometimesZero(), -0.8
+    problem = layouts.assemble(
+        replace(model.design, y=y), model.family, model.layout, model.params
+    ).problem.replace(family=family)
+    theta, beta = 2.0 * model.params.theta, model.params.beta
+    eta, level = model.design.X @ beta, model.design.factors[0].levels
+
+    def integrand(u: float, rows: np.ndarray, logit: float) -> float:
+        mean, zero = np.exp(eta[rows] + theta[0] * u), special.expit(logit)
+        f = (1 - zero) * stats.poisson.pmf(y[rows], mean) + zero * (y[rows] == 0)
+        return float(np.prod(f) * stats.norm.pdf(u))
+
+    def known(logit: float) -> float:
+        rows = [np.flatnonzero(level == g) for g in range(6)]
+        parts = [integrate.quad(integrand, -9, 9, args=(r, logit), limit=200)[0] for r in rows]
+        return float(np.sum(np.log(parts)))
+
+    flat = jnp.asarray(np.concatenate([theta, beta, [phi]]))
+    found, gradient = first_order(problem, flat, 41)
+    assert float(problem.log_base - found) == pytest.approx(known(phi), abs=1e-6)
+    slope = oracle.gradient_fd(lambda at: -known(float(at[0])), np.array([phi]), depth=2)
+    assert float(gradient[-1]) == pytest.approx(float(slope[0]), abs=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------
