@@ -23,3 +23,12 @@ print(model.confint())
 
 check = mlm.checkConv(model)
 print(f"\nConverged: {check.ok}; {check}")
+
+quadrature = model.update(nAGQ=10)
+print("\nLog-likelihood and coefficients by Laplace and by quadrature with 10 nodes:")
+print(f"  {'log-likelihood':14s} {float(model.logLik()):9.4f} {float(quadrature.logLik()):9.4f}")
+for name, coefficient in model.fixef().items():
+    print(f"  {name:14s} {coefficient:9.4f} {quadrature.fixef()[name]:9.4f}")
+
+print("\nIs Laplace good enough here?")
+print(mlm.check_laplace(model, nAGQ=10))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
+from mixedlm_jax.approximation import LaplaceCheck
 from mixedlm_jax.call import Call
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family, resolve
 from mixedlm_jax.formula import parse
 from mixedlm_jax.model import GlmerResult, announce, fit_call
+from mixedlm_jax.names import theta_names
 from mixedlm_jax.report import Convergence
+from mixedlm_jax.uncertainty import laplace_error
 
 
 def glmer(
@@ -40,8 +44,10 @@ def glmer(
     family
         `families.Binomial()`, `families.Poisson`, `"gaussian"` (default, as in lme4), ...
     nAGQ
-        1 for the Laplace approximation, 0 to maximise over theta alone with the fixed effects
-        among the conditional modes: faster, less exact.
+        1 for the Laplace approximation. From 2, the nodes per random effect of adaptive
+        Gauss-Hermite quadrature, which is as exact as they are many: one grouping factor with one
+        random effect a level (up to 101 nodes), two (25) or three (11). 0 to maximise over theta
+        alone with the fixed effects among the conditional modes: faster, less exact.
     weights, offset
         A column's name, or one number a row; `offset` adds to `offset(...)` in the formula.
     weights_type
@@ -116,3 +122,57 @@ def checkConv(model: GlmerResult) -> Convergence:
     if not isinstance(model, GlmerResult):
         raise ArgumentError(f"checkConv judges a model that glmer returned, found {model!r}")
     return model.convergence()
+
+
+def check_laplace(model: GlmerResult, nAGQ: int | None = None) -> LaplaceCheck:
+    """Is the Laplace approximation good enough for this model? Prints numbers and a verdict.
+
+    With one grouping factor, by quadrature at the model's estimates: its log-likelihood with nAGQ
+    and 2 nAGQ + 1 nodes, which must agree to 0.01, and how far a Newton step with its Hessian moves
+    each estimate. Above 0.3 standard errors the verdict is to refit. Always shown, and what is
+    judged with several factors, is the second-order correction of the Laplace log-likelihood.
+
+    Parameters
+    ----------
+    model
+        A fit with nAGQ=1.
+    nAGQ
+        Nodes per random effect; by default 25, 11 or 5 with one, two or three a level.
+
+    Returns
+    -------
+    LaplaceCheck
+
+    Raises
+    ------
+    ArgumentError
+        For a model that is no Laplace fit, an nAGQ the model does not allow, or a crossed design
+        too large for its correction.
+    FitError
+        Where the log-density has no finite third and fourth derivatives.
+
+    Examples
+    --------
+    >>> bacteria = mlm.load_bacteria()
+    >>> model = mlm.glmer("y ~ trt + (1 | ID)", bacteria, family="binomial")
+    >>> mlm.check_laplace(model).ok
+    True
+    """
+    if not isinstance(model, GlmerResult):
+        raise ArgumentError(f"check_laplace judges a model that glmer returned, found {model!r}")
+    if model.fit.nAGQ != 1:
+        raise ArgumentError(
+            f"check_laplace judges a Laplace fit, and this model has nAGQ={model.fit.nAGQ}; give "
+            "it model.update(nAGQ=1)"
+        )
+    if nAGQ is not None and (isinstance(nAGQ, bool) or not isinstance(nAGQ, Integral) or nAGQ < 2):
+        raise ArgumentError(f"nAGQ is {nAGQ!r}; give a number of quadrature nodes from 2, or None")
+    correction, quadrature = laplace_error(
+        model.design, model.family, model.fit, None if nAGQ is None else int(nAGQ)
+    )
+    names = (
+        *theta_names(model.design, model.labels),
+        *model.labels.fixed,
+        *model.fit.phi_names,
+    )
+    return LaplaceCheck.of(correction, quadrature, sum(model.ngrps().values()), names)

@@ -5,13 +5,15 @@ With trials m the response is the proportion y / m and the weight of a row is w 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
 from mixedlm_jax.means import mean, mean_slope
+
+SMALL_CLUSTER = 10  # rows of a level
 
 
 def residuals(
@@ -40,6 +42,27 @@ def deviance(
 ) -> float:
     """Sum of the squared deviance residuals."""
     return float(np.sum(weights * family.unit_deviance(y, mean(family, eta), trials)))
+
+
+def binary_in_small_clusters(
+    family: Family,
+    y: np.ndarray,
+    trials: np.ndarray,
+    weights: np.ndarray,
+    levels: Sequence[np.ndarray],
+) -> bool:
+    """Whether Laplace's approximation is most in doubt.
+
+    It is where every response lies at an end of its range and half the levels of some grouping
+    factor have fewer than `SMALL_CLUSTER` rows: a binary row holds little information (at most 1/4
+    under the logit link), and with less than 2.5 or so of it a level's integrand is not normal.
+    """
+    used = (weights > 0) & (trials > 0)
+    low, high = family.bounds(trials)
+    if not np.all(((y == low) | (y == high))[used]):
+        return False
+    sizes = [np.bincount(level[used]) for level in levels]
+    return any(np.median(size[size > 0]) < SMALL_CLUSTER for size in sizes)
 
 
 def _response(family, y, trials, weights, eta):

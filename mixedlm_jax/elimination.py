@@ -375,6 +375,35 @@ def row_products(plan: Plan, inv: Blocks, z: Rows) -> Rows:
     return tuple(v)
 
 
+def whitened_rows(plan: Plan, factor: Factorization, z: Rows, rows: Array) -> tuple[Rows, Array]:
+    """a_i = L^-1 z_i of some rows, with H = L L', so that z_i' H^-1 z_j = a_i . a_j.
+
+    z: the rows of Z Lambda. rows: numbers of those wanted (r,). Returns the part in each chain
+    factor, on the row's own level (k, r), and the part in the corner (columns, r), None without.
+    """
+    rest = [part[:, rows] for part in z]
+    parts: list[Array] = []
+    corner: Array = None
+    if plan.kept:
+        corner = jnp.zeros((plan.n_columns, len(rows)), rest[0].dtype)
+        for s, offset in zip(plan.kept, plan.offsets, strict=False):
+            columns = _columns(plan, s, offset)[:, rows]
+            corner = corner.at[columns, jnp.arange(len(rows))[None, :]].add(rest[s])
+    for c, f, stage in plan.steps:
+        level = plan.levels[f][rows]
+        y = solve_lower(factor.diagonal[c][:, :, level], rest[f][:, None, :])
+        parts.append(y[:, 0, :])
+        for block, g in zip(factor.coupling[c], plan.chain[c + 1 :], strict=True):
+            rest[g] -= _contract(block[:, :, level], y)[:, 0, :]
+        if stage.border is not None:
+            size, q = plan.n_levels[f], plan.n_columns
+            dense = _spread(stage.border, factor.border[c], size, q).reshape((q, -1, size))
+            corner -= jnp.sum(dense[:, :, level] * parts[c][None, :, :], axis=1)
+    if plan.kept:
+        corner = jax.scipy.linalg.solve_triangular(factor.corner, corner, lower=True)
+    return tuple(parts), corner
+
+
 def _apply(blocks: Array, rows: Array) -> Array:
     """Block times row: (k, l, n), (l, n) -> (k, n)."""
     return jnp.sum(blocks * rows[None, :, :], axis=1)

@@ -15,7 +15,7 @@ from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.design import Design
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
-from mixedlm_jax.objective import OBJECTIVES, Objective
+from mixedlm_jax.objective import Objective, objective_for
 from mixedlm_jax.problem import Problem
 from mixedlm_jax.programs import State, state_at
 from mixedlm_jax.progress import Watch, unwatched
@@ -72,10 +72,12 @@ def fit_problem(
 
     start: values to begin at, {"theta", "beta", "phi"} (phi on its natural scale), each optional.
     watch: is told of every evaluation of the search.
-    Raises `FitError` when no optimiser finds a finite likelihood.
+    Raises `FitError` when no optimiser finds a finite likelihood, `ArgumentError` for an nAGQ that
+    the problem does not allow.
     """
     control = control or GlmerControl()
-    objective = OBJECTIVES[nAGQ]
+    objective = objective_for(nAGQ)
+    objective.check(problem)
     first = first_params(problem, start)
     given, (problem, back) = problem, conditioned(problem)
     first = first._replace(beta=np.linalg.solve(back, first.beta))

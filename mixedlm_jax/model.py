@@ -23,7 +23,7 @@ from mixedlm_jax.means import mean
 from mixedlm_jax.model_frame import model_frame
 from mixedlm_jax.names import effect_names, term_names, theta_names
 from mixedlm_jax.new_response import with_response
-from mixedlm_jax.objective import OBJECTIVES
+from mixedlm_jax.objective import objective_for
 from mixedlm_jax.predict import check_scale, linear_predictor, spread
 from mixedlm_jax.ranef import RanEf, check_cond_var, coefficients, mode_frames
 from mixedlm_jax.recipe import NewRows
@@ -551,7 +551,7 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
     used = model.design.weights > 0
     scaled = model._residuals("pearson")[used] / model.sigma
     return Summary(
-        method=OBJECTIVES[fit.nAGQ].label,
+        method=objective_for(fit.nAGQ).label,
         family=f"{model.family.name}  ( {model.family.link.name} )",
         formula=model.formula,
         weights=model.call.described_weights,
@@ -570,7 +570,7 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
         correlation=_square_frame(correlation(covariance), fixed),
         show_correlation=show_correlation,
         convergence=model.convergence(),
-        notes=(*model.labels.notes, *_notes_on_fit(fit)),
+        notes=(*model.labels.notes, *_notes_on_fit(fit), *_notes_on_method(model)),
     )
 
 
@@ -587,3 +587,17 @@ def _notes_on_fit(fit: Fit) -> list[str]:
     if fit.verdict.singular:
         notes.append("Covariance parameters on their boundary have no standard errors (nan).")
     return notes
+
+
+def _notes_on_method(model: GlmerResult) -> list[str]:
+    design = model.design
+    doubtful = model.fit.nAGQ == 1 and diagnostics.binary_in_small_clusters(
+        model.family,
+        design.y,
+        design.trials,
+        design.weights,
+        [factor.levels for factor in design.factors],
+    )
+    if not doubtful:
+        return []
+    return ["Binary responses in small clusters: see mlm.check_laplace(model)."]

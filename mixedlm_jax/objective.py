@@ -6,6 +6,7 @@ next evaluation starts from. They carry no state and are static arguments of the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
@@ -13,9 +14,16 @@ import numpy as np
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.curvature import Curvature
+from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.likelihood import joint_laplace, laplace, laplace_gradient
 from mixedlm_jax.modes import JointModes
 from mixedlm_jax.problem import Params, Problem
+from mixedlm_jax.quadrature import (
+    nodes_at_once,
+    quadrature,
+    quadrature_gradient,
+    quadrature_obstacle,
+)
 
 
 class Objective:
@@ -23,6 +31,13 @@ class Objective:
 
     label: ClassVar[str]  # what a summary calls the method
     beta_is_conditional: ClassVar[bool] = False  # its covariance is given theta, not from x
+
+    def check(self, problem: Problem) -> None:
+        """Raise `ArgumentError` where the objective cannot be had for a problem."""
+
+    def width(self, problem: Problem) -> int:
+        """Numbers per row that one evaluation holds at once."""
+        return 1
 
     def x_of(self, params: Params) -> Array:
         """The searched part of a point, flat (NumPy)."""
@@ -96,6 +111,32 @@ class LaplaceObjective(Objective):
         return jacobian @ searched @ jacobian.T
 
 
+@dataclass(frozen=True)
+class QuadratureObjective(LaplaceObjective):
+    """nAGQ > 1: x is (theta, beta, phi), one grouping factor."""
+
+    nAGQ: int
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return f"Adaptive Gauss-Hermite Quadrature, nAGQ = {self.nAGQ}"
+
+    def check(self, problem):
+        obstacle = quadrature_obstacle(problem, self.nAGQ)
+        if obstacle is not None:
+            raise ArgumentError(obstacle)
+
+    def width(self, problem):
+        return nodes_at_once(problem, self.nAGQ)
+
+    def evaluate(self, problem, x, aux):
+        found = quadrature_gradient(problem.split(x), problem, aux, self.nAGQ)
+        return found.value, found.gradient.flat, found.u
+
+    def value(self, problem, x, aux):
+        return quadrature(problem.split(x), problem, aux, self.nAGQ)
+
+
 class JointObjective(Objective):
     """nAGQ = 0: x is (theta, phi), and beta is found with the modes."""
 
@@ -152,3 +193,8 @@ class JointObjective(Objective):
 
 
 OBJECTIVES: dict[int, Objective] = {0: JointObjective(), 1: LaplaceObjective()}
+
+
+def objective_for(nAGQ: int) -> Objective:
+    """The objective of a number of quadrature nodes: 0 and 1 are those of `OBJECTIVES`."""
+    return OBJECTIVES.get(nAGQ) or QuadratureObjective(nAGQ)

@@ -22,9 +22,12 @@ from mixedlm_jax.problem import (
     row_terms,
     rows_at,
 )
+from mixedlm_jax.quadrature import ROW_NODES
 
-# Rows x directions of a Hessian that are pushed forward at once: bounds its memory.
+# Rows x directions of a Hessian that are pushed forward at once: bounds its memory. With quadrature
+# a row counts once for each node that is evaluated with it, and may count so often more.
 _HESSIAN_ROWS = 1_000_000
+_HESSIAN_ROW_NODES = ROW_NODES
 
 
 @program("objective")
@@ -60,9 +63,14 @@ def exact_hessian(
     def gradient(point):
         return objective.evaluate(problem, point, aux)[1]
 
+    def along(direction):
+        return jax.jvp(gradient, (x,), (direction,))[1]
+
     directions = jnp.eye(len(x), dtype=x.dtype)
     if at_once >= len(x):
-        return jax.vmap(lambda v: jax.jvp(gradient, (x,), (v,))[1])(directions)
+        return jax.vmap(along)(directions)
+    if objective.width(problem) > 1:  # a linearisation would keep what every node of a row gave
+        return jax.lax.map(along, directions, batch_size=at_once)
     _, push = jax.linearize(gradient, x)
     return jax.lax.map(push, directions, batch_size=at_once)
 
@@ -70,12 +78,14 @@ def exact_hessian(
 def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.ndarray:
     """The exact Hessian at a search's point, nan where the value there is not finite.
 
-    Its memory is bounded by `_HESSIAN_ROWS`.
+    Its memory is bounded by `_HESSIAN_ROWS` and `_HESSIAN_ROW_NODES`.
     """
     d, n = len(search.x), len(problem.y)
     if not np.isfinite(search.value):
         return np.full((d, d), np.nan)
-    at_once = int(np.clip(_HESSIAN_ROWS // n, 1, d))
+    width = objective.width(problem)
+    most = _HESSIAN_ROWS if width == 1 else _HESSIAN_ROW_NODES
+    at_once = int(np.clip(most // (n * width), 1, d))
     hessian = np.asarray(exact_hessian(objective, problem, search.x, search.aux, at_once))
     return 0.5 * (hessian + hessian.T)
 

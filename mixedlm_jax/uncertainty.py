@@ -13,13 +13,18 @@ from mixedlm_jax.design import Design
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
 from mixedlm_jax.inference import (
+    Correction,
     Point,
+    QuadratureCheck,
+    can_be_checked,
     component_slopes,
     conditional_covariance,
     delta_covariance,
     joint_leverages,
     parameter_covariance,
     point_of,
+    quadrature_check,
+    second_order_correction,
     standard_errors,
     with_known_boundary,
 )
@@ -71,3 +76,18 @@ def leverages(design: Design, family: Family, fit: Fit) -> np.ndarray:
     """Leverage of each row in the joint fit of fixed and random effects, given theta (n,)."""
     with _engine(design, family, fit) as at:
         return np.array(joint_leverages(at.params, at.problem, at.u))[: len(design.y)]
+
+
+def laplace_error(
+    design: Design, family: Family, fit: Fit, n_nodes: int | None = None
+) -> tuple[Correction, QuadratureCheck | None]:
+    """What Laplace's approximation leaves out: its correction, and what quadrature changes.
+
+    n_nodes: per dimension, None for a number that suits the model. The second part is None where
+    there is no quadrature for the model; with n_nodes given that is an `ArgumentError`.
+    """
+    with _engine(design, family, fit) as at:
+        found = None
+        if n_nodes is not None or can_be_checked(at.problem):
+            found = quadrature_check(at, n_nodes)
+        return second_order_correction(at), found

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from scipy import linalg, special
@@ -323,6 +323,39 @@ def laplace(
         logdet=float(logdet),
         leverages=(half**2).sum(axis=0),
     )
+
+
+def quadrature(
+    problem: Problem,
+    beta: Array,
+    Lambdas: Sequence[Array],
+    sigma: float = 1.0,
+    n_nodes: int = 1,
+    information: str = "observed",
+) -> float:
+    """The log-likelihood by adaptive Gauss-Hermite quadrature, one level and one node at a time.
+
+    One grouping factor; n_nodes in each of its k dimensions, around the mode of the level and
+    scaled by the lower Cholesky factor of the level's block of H, with the weights `information`.
+    """
+    (block,) = problem.blocks
+    k, A, base = block.Z.shape[0], problem.design(Lambdas, sigma), problem.fixed(beta)
+    around = laplace(problem, beta, Lambdas, sigma, information)
+    points, weights = special.roots_hermite(n_nodes)
+    total = 0.0
+    for level in range(block.n_levels):
+        own, rows = slice(level * k, (level + 1) * k), block.levels == level
+        spread = np.sqrt(2) * linalg.inv(linalg.cholesky(around.H[own, own], lower=True)).T
+        terms = []
+        for at in product(range(n_nodes), repeat=k):
+            z = points[list(at)]
+            u = around.u[own] + spread @ z
+            eta = np.where(rows, base + A[:, own] @ u, around.eta)
+            log_f = problem.density(eta, sigma).log_f[rows].sum()
+            terms.append(np.log(weights[list(at)]).sum() + z @ z + log_f - u @ u / 2)
+        scale = np.log(np.diagonal(spread)).sum() - k * np.log(2 * np.pi) / 2
+        total += special.logsumexp(terms) + scale
+    return float(total)
 
 
 def without_weightless(problem: Problem) -> Problem:

@@ -68,6 +68,11 @@ class Family:
         """Where eta gives a valid distribution (bool)."""
         return self.link.in_domain(eta)
 
+    @property
+    def restricted(self) -> bool:
+        """Whether some eta, however far out, lies outside `in_domain`, which is an interval."""
+        return not bool(np.all(self.in_domain(np.array([-1e6, 1e6]))))
+
     def expected_information(
         self, eta: Array, phi: Array, trials: Array, precision: Array
     ) -> Array:

@@ -9,11 +9,21 @@ from mixedlm_jax.inference.conditional import (
     parameter_covariance,
 )
 from mixedlm_jax.inference.covariance import correlation, standard_errors
+from mixedlm_jax.inference.laplace_check import (
+    Correction,
+    QuadratureCheck,
+    can_be_checked,
+    quadrature_check,
+    second_order_correction,
+)
 from mixedlm_jax.inference.point import Point, delta_covariance, point_of, with_known_boundary
 from mixedlm_jax.inference.wald import wald_intervals, wald_tests
 
 __all__ = [
+    "Correction",
     "Point",
+    "QuadratureCheck",
+    "can_be_checked",
     "component_order",
     "component_slopes",
     "conditional_covariance",
@@ -22,6 +32,8 @@ __all__ = [
     "joint_leverages",
     "parameter_covariance",
     "point_of",
+    "quadrature_check",
+    "second_order_correction",
     "standard_errors",
     "wald_intervals",
     "wald_tests",
