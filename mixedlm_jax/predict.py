@@ -41,8 +41,16 @@ def linear_predictor(
     return eta
 
 
-def mean(family: Family, eta: np.ndarray) -> np.ndarray:
-    """mu at eta (m,): the mean of a row, of one trial where the family takes trials."""
+def mean(family: Family, eta: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    """E(y) at eta (m,), of one trial where the family takes trials.
+
+    dispersion: the estimated dispersion parameters on their natural scale.
+    """
+    return family.mean(link_mean(family, eta), dispersion)
+
+
+def link_mean(family: Family, eta: np.ndarray) -> np.ndarray:
+    """mu at eta (m,), the link's inverse: E(y) unless the family is truncated."""
     with jax.enable_x64(True):
         return np.array(family.link.inverse(jnp.asarray(eta)))
 

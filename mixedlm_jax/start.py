@@ -58,13 +58,14 @@ def first_params(problem: Problem, given: dict | None) -> Params:
     if beta is None:
         beta = _first_beta(problem)
     if "phi" in given:
-        if not np.all(given["phi"] > 0):
-            names = ", ".join(problem.family.dispersion_names)
-            raise ArgumentError(f"start['phi'] is {given['phi']}; {names} must be positive")
         phi = problem.family.unconstrained(given["phi"])
+        if not np.all(np.isfinite(phi)):
+            ranges = problem.family.parameters
+            allowed = [f"{name} {ranges[name].described}" for name in problem.family.dispersion_names]
+            raise ArgumentError(f"start['phi'] is {given['phi']}; expected {', '.join(allowed)}")
     else:
         mean = np.asarray(problem.family.link.inverse(fixed_predictor(problem, beta)))
-        phi = problem.family.start_phi(problem.y, mean, problem.weights)
+        phi = problem.family.start_phi(problem.y, mean, problem.trials, problem.weights)
     theta = given.get("theta")
     if theta is None:
         theta = _first_theta(problem, phi)
@@ -81,7 +82,7 @@ def _numbers(name: str, values: Any) -> np.ndarray:
 def _first_theta(problem: Problem, phi: np.ndarray) -> np.ndarray:
     """Independent effects that each move eta by one `effect_unit` of the family."""
     family = problem.family
-    size = float(family.effect_unit(phi) / family.ranef_scale(phi))
+    size = float(family.effect_unit(phi, problem.y, problem.weights) / family.ranef_scale(phi))
     blocks = []
     for term in problem.terms:
         rows = np.asarray(problem.Z[term.factor])[list(term.columns)]
