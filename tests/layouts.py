@@ -262,7 +262,7 @@ def draw(
         terms=tuple(Term(f, columns, "unstructured") for f, columns in layout.all_terms),
         weights_type="frequency" if weights == "frequency" else "prior",
     )
-    phi = np.full(len(FAMILIES[family].dispersion_names), np.log(SIGMA) + 0.1)
+    phi = np.full(len(FAMILIES[family](link).dispersion_names), np.log(SIGMA) + 0.1)
     params = Params(theta, beta + np.array([0.05, -0.06]), phi)
     made = FAMILIES[family](link)
     return assemble(design, made, layout, params, information)
