@@ -230,7 +230,7 @@ def _lognormal(y: Array, mu: Array, m: Array, w: Array, sigma: Array) -> _InMean
     return _InMean(log_f, away * mu / squares, -(1 + away) / squares, 1 / squares)
 
 
-def _truncated_poisson(y: Array, mu: Array, m: Array, w: Array) -> _InMean:
+def _truncated_poisson(y: Array, mu: Array, *_: Array) -> _InMean:
     odds = 1 / np.expm1(mu)  # of a zero
     log_f = stats.poisson.logpmf(y, mu) - np.log(-np.expm1(-mu))
     mean = mu * (1 + odds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache, partial
@@ -548,11 +549,17 @@ def test_concavity_is_claimed_where_it_holds_and_nowhere_else(family):
     eta, y = (part.ravel() for part in np.meshgrid(eta, some, indexing="ij"))
     trials = np.full(len(y), 6.0 if family.takes_trials else 1.0)
     problem = problem_of(family, y, trials, np.ones(len(y)), "prior")
-    weight = look(problem, eta, CASES[family.name].phi(family))["weight"]
+    case = CASES[family.name]
+    weight = look(problem, eta, case.phi(family))["weight"]
     if family.log_concave:
         assert np.min(weight) >= -1e-12
-    else:
-        assert np.min(weight) < -1e-3
+        return
+    # some are concave except at extreme shapes
+    smallest = [np.min(weight)]
+    for shapes in case.extremes:
+        phi = tuple(family.unconstrained(np.array(shapes)))
+        smallest.append(np.min(look(problem, eta, phi)["weight"]))
+    assert np.min(smallest) < -1e-3
 
 
 def largest(family: Family, y: Array, trials: Array, phi: tuple[float, ...]) -> Array:
@@ -657,7 +664,7 @@ def test_a_shape_a_row_is_that_shape(name):
     trials = np.full(len(y), 6.0 if family.takes_trials else 1.0)
     eta, one = jnp.full(len(y), 0.3), jnp.ones(len(y))
     phi = jnp.asarray(case.phi(family))
-    rows = jnp.asarray(phi[:, None] * jnp.ones(len(y)))
+    rows = jnp.asarray(np.tile(np.asarray(phi)[:, None], len(y)))
     single = family.log_density(y, eta, phi, trials, one)
     np.testing.assert_allclose(family.log_density(y, eta, rows, trials, one), single, rtol=1e-13)
 
@@ -852,7 +859,7 @@ def test_what_is_no_family_is_refused(wrong):
 @every_family
 def test_links_of_other_families_are_refused(name):
     for link in (*(set(LINKS) - set(FAMILIES[name].links)), "inverse-ish"):
-        with pytest.raises(ArgumentError, match=f"{name} family has no link '{link}'"):
+        with pytest.raises(ArgumentError, match=f"{name} family has no link '{re.escape(link)}'"):
             FAMILIES[name](link)
     with pytest.raises(ArgumentError, match="choose one of"):
         resolve_link("nothing", FAMILIES[name].links, name)

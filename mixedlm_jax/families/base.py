@@ -382,6 +382,12 @@ def saturated_deviance(
         return np.maximum(2.0 * np.asarray(top - here), 0.0)
 
 
+def exp_less_one(x: Array) -> Array:
+    """exp(x) - 1, with derivatives that keep their digits where exp(x) is small (JAX)."""
+    low = x < -1.0
+    return jnp.where(low, jnp.exp(x) - 1.0, jnp.expm1(jnp.where(low, 0.0, x)))
+
+
 def xlogy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """x log y for x >= 0, with 0 log y = 0 whatever y (NumPy)."""
     return x * np.log(np.where(x > 0, y, 1.0))

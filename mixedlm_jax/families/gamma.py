@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import Family, Parameter, relative_unit, require_positive
+from mixedlm_jax.families.base import (
+    Family,
+    Parameter,
+    exp_less_one,
+    relative_unit,
+    require_positive,
+)
 from mixedlm_jax.families.loggamma import HALF_LOG_2PI, binet
 
 
@@ -40,7 +46,7 @@ class Gamma(Family):
         relative = jnp.log(y) - self.link.log_inverse(eta)
         # alpha log alpha - log Gamma(alpha) = alpha + log(alpha) / 2 - log(2 pi) / 2 - R(alpha)
         constant = 0.5 * log_shape - HALF_LOG_2PI - binet(shape, log_shape)
-        return constant - shape * (jnp.expm1(relative) - relative)
+        return constant - shape * (exp_less_one(relative) - relative)
 
     def log_base_measure(self, y, trials):
         return -jnp.log(y)

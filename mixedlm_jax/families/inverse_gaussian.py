@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import Family, Parameter, relative_unit, require_positive
+from mixedlm_jax.families.base import (
+    Family,
+    Parameter,
+    exp_less_one,
+    relative_unit,
+    require_positive,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class InverseGaussian(Family):
     def log_density(self, y, eta, phi, trials, precision):
         (log_phi,) = self.coordinates(phi)
         log_phi = log_phi - jnp.log(precision)
-        away = jnp.expm1(jnp.log(y) - self.link.log_inverse(eta))
+        away = exp_less_one(jnp.log(y) - self.link.log_inverse(eta))
         return -0.5 * (away**2 * jnp.exp(-log_phi) / y + log_phi)
 
     def log_base_measure(self, y, trials):

@@ -122,15 +122,15 @@ class TruncatedNegativeBinomial(Family):
         return -jax.lax.lgamma(y + 1.0)
 
     def expected_information(self, eta, phi, trials, precision):
-        # the score is dlog(mu)/deta (y - E(y)) / (1 + mu / theta)
+        # the score is dlog(mu)/deta (y - E(y)) / (1 + mu / theta); with a = mu / (1 + mu / theta)
+        # its variance is a / (1 - P0) (1 - a P0 / (1 - P0)) (dlog(mu)/deta)^2
         (log_theta,) = self.coordinates(phi)
         log_mu = self.link.log_inverse(eta)
         dlog_mu = jax.jvp(self.link.log_inverse, (eta,), (jnp.ones_like(eta),))[1]
-        ratio = log_mu - log_theta
-        positive = jnp.exp(log_positive(log_theta + _log_softplus(ratio)))
-        mean = jnp.exp(log_mu) / positive
-        spread = jnp.exp(log_mu) * (1.0 + jnp.exp(-log_theta)) + 1.0 - mean
-        return (dlog_mu * jax.nn.sigmoid(-ratio)) ** 2 * mean * spread
+        log_rate = log_theta + _log_softplus(log_mu - log_theta)
+        log_a = log_mu - softplus(log_mu - log_theta)
+        own = jnp.exp(log_a - log_positive(log_rate))
+        return dlog_mu**2 * own * (1.0 - own * jnp.exp(-jnp.exp(log_rate)))
 
     def mean(self, mu, dispersion):
         (theta,) = self.shapes(dispersion)

@@ -71,7 +71,8 @@ class Tweedie(Family):
 
     def unit_deviance(self, y, mu, trials, dispersion):
         _, p = self.shapes(dispersion)
-        away = y ** (2.0 - p) / ((1.0 - p) * (2.0 - p)) - y * mu ** (1.0 - p) / (1.0 - p)
+        own = y * np.where(y > 0, mu, 1.0) ** (1.0 - p)
+        away = y ** (2.0 - p) / ((1.0 - p) * (2.0 - p)) - own / (1.0 - p)
         return np.maximum(2.0 * (away + mu ** (2.0 - p) / (2.0 - p)), 0.0)
 
     def check_response(self, y, trials):
@@ -109,17 +110,20 @@ def log_series(y: Array, log_phi: Array, low: Array, high: Array) -> Array:
     first, step = jax.lax.stop_gradient(
         _nodes(jnp.exp(jnp.exp(high) * log_y - high - log_phi), 1.0 + a)
     )
-    first, step = (jnp.broadcast_to(part, jnp.shape(y)) for part in (first, step))
     slope = a * (log_y - low) - (1.0 + a) * log_phi - high
 
-    def column(values: Array) -> Array:
-        return jnp.broadcast_to(values, jnp.shape(y))[..., None]
+    def row(values: Array) -> Array:
+        return jnp.broadcast_to(values, jnp.shape(y))
 
-    j = first[..., None] + step[..., None] * jnp.arange(float(_TERMS))
+    def column(values: Array) -> Array:
+        return jnp.broadcast_to(row(values)[..., None], (*jnp.shape(y), _TERMS))
+
+    count = jnp.broadcast_to(jnp.arange(float(_TERMS)), (*jnp.shape(y), _TERMS))
+    j = column(first) + column(step) * count
     log_j = jnp.log(j)
     terms = j * column(slope) - log_gamma(j + 1.0, jnp.log(j + 1.0))
     terms = terms - log_gamma(j * column(a), log_j + column(log_a))
-    total = jax.nn.logsumexp(terms, axis=-1) + jnp.log(step)
+    total = jax.nn.logsumexp(terms, axis=-1) + jnp.log(row(step))
     return jnp.where(positive, total, 0.0)
 
 
