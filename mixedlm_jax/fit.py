@@ -39,7 +39,8 @@ class Fit:
     offset included. factors: Lambda per grouping factor on the scale of eta (k, k). scale: what
     theta is relative to, sigma for the Gaussian, else 1. log_likelihood: with every constant.
     vcov: covariance of (theta, beta, phi), nan for parameters of a term on its boundary and for
-    dispersion parameters at their limit; at nAGQ = 0 beta's part is conditional on theta, as lme4's.
+    dispersion parameters at their limit; at nAGQ = 0 beta's part is conditional on theta, as
+    lme4's.
     """
 
     theta: np.ndarray

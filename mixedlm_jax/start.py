@@ -60,9 +60,10 @@ def first_params(problem: Problem, given: dict | None) -> Params:
     if "phi" in given:
         phi = problem.family.unconstrained(given["phi"])
         if not np.all(np.isfinite(phi)):
-            ranges = problem.family.parameters
-            allowed = [f"{name} {ranges[name].described}" for name in problem.family.dispersion_names]
-            raise ArgumentError(f"start['phi'] is {given['phi']}; expected {', '.join(allowed)}")
+            family = problem.family
+            ranges = [(name, family.parameters[name]) for name in family.dispersion_names]
+            must = ", ".join(f"{name} must be {part.described}" for name, part in ranges)
+            raise ArgumentError(f"start['phi'] is {given['phi']}; {must}")
     else:
         mean = np.asarray(problem.family.link.inverse(fixed_predictor(problem, beta)))
         phi = problem.family.start_phi(problem.y, mean, problem.trials, problem.weights)

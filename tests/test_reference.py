@@ -32,7 +32,8 @@ def case(request):
 
 def on_boundary(record) -> bool:
     """Whether the recorded fit has a random effect without variance."""
-    return any(sd < BOUNDARY_SD for block in record["varcorr"].values() for sd in block["sd"].values())
+    blocks = record["varcorr"].values()
+    return any(sd < BOUNDARY_SD for block in blocks for sd in block["sd"].values())
 
 
 def test_log_likelihood(case):

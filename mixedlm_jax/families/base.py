@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax
@@ -60,12 +61,17 @@ class Parameter:
             return self.low + (self.high - self.low) * jax.nn.sigmoid(coordinate)
         return jnp.exp(coordinate)
 
-    def coordinate(self, value: np.ndarray) -> np.ndarray:
+    def coordinate(self, value: Any) -> Any:
         """The inverse of `natural` (NumPy); not finite for a value that cannot be."""
         with np.errstate(invalid="ignore", divide="ignore"):
             if np.isfinite(self.high):
                 return np.log(value - self.low) - np.log(self.high - value)
             return np.log(value)
+
+
+def named(**parameters: Parameter) -> Mapping[str, Parameter]:
+    """The parameters of a family by name, in order."""
+    return MappingProxyType(parameters)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Family:
     links: ClassVar[tuple[str, ...]]
     log_concave_links: ClassVar[tuple[str, ...]] = ()
     mean_range: ClassVar[tuple[float, float]] = (-np.inf, np.inf)  # of the link's mu, ends excluded
-    parameters: ClassVar[Mapping[str, Parameter]] = {}
+    parameters: ClassVar[Mapping[str, Parameter]] = named()
     takes_trials: ClassVar[bool] = False
     weights_are_precisions: ClassVar[bool] = False
     has_expected_information: ClassVar[bool] = False
@@ -362,11 +368,11 @@ def saturated_deviance(
     with jax.enable_x64(True):
         plain = replace(family, link=family.links[0])
         phi = jnp.asarray(family.unconstrained(np.asarray(dispersion, float)))
-        y, trials = jnp.asarray(y, float), jnp.asarray(trials, float)
-        one = jnp.ones_like(y)
+        response, out_of = jnp.asarray(y, float), jnp.asarray(trials, float)
+        one = jnp.ones_like(response)
 
         def log_density(eta):
-            return plain.log_density(y, eta, phi, trials, one)
+            return plain.log_density(response, eta, phi, out_of, one)
 
         def halve(_, ends):
             low, high = ends

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import Family, Parameter, require
+from mixedlm_jax.families.base import Family, Parameter, named, require
 from mixedlm_jax.families.loggamma import HALF_LOG_2PI, binet
 
 
@@ -26,7 +26,7 @@ class Beta(Family):
     name = "beta"
     links = ("logit", "probit", "cloglog", "cauchit")
     mean_range = (0.0, 1.0)
-    parameters = {"phi": Parameter()}
+    parameters = named(phi=Parameter())
 
     def log_density(self, y, eta, phi, trials, precision):
         (log_phi,) = self.coordinates(phi)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import LIMIT, Family, Parameter, require_successes
+from mixedlm_jax.families.base import LIMIT, Family, Parameter, named, require_successes
 from mixedlm_jax.families.loggamma import log_rising
 
 
@@ -17,8 +17,8 @@ from mixedlm_jax.families.loggamma import log_rising
 class BetaBinomial(Family):
     """Beta-binomial family: m trials whose probability is Beta(a, b), a = mu phi, b = (1 - mu) phi.
 
-    Variance of y: m mu (1 - mu) (phi + m) / (phi + 1) (Morris 1997; Griffiths 1973). It tends to the
-    binomial with phi = a + b -> inf. Links: logit (default), probit, cloglog, cauchit. phi is
+    Variance of y: m mu (1 - mu) (phi + m) / (phi + 1) (Griffiths 1973, Biometrics 29). It tends to
+    the binomial with phi = a + b -> inf. Links: logit (default), probit, cloglog, cauchit. phi is
     estimated unless it is given.
     """
 
@@ -28,7 +28,7 @@ class BetaBinomial(Family):
     name = "betabinomial"
     links = ("logit", "probit", "cloglog", "cauchit")
     mean_range = (0.0, 1.0)
-    parameters = {"phi": Parameter(usual=(0.0, LIMIT), limit="the binomial limit")}
+    parameters = named(phi=Parameter(usual=(0.0, LIMIT), limit="the binomial limit"))
     takes_trials = True
 
     def log_density(self, y, eta, phi, trials, precision):

@@ -13,6 +13,7 @@ from mixedlm_jax.families.base import (
     Family,
     Parameter,
     exp_less_one,
+    named,
     relative_unit,
     require_positive,
 )
@@ -23,9 +24,9 @@ from mixedlm_jax.families.loggamma import HALF_LOG_2PI, binet
 class Gamma(Family):
     """Gamma family with mean mu and shape alpha: variance mu^2 / alpha, V(mu) = mu^2.
 
-    log f = alpha (log(alpha y / mu) - y / mu) - log y - log Gamma(alpha); a prior weight w makes the
-    shape w alpha (McCullagh and Nelder 1989, section 8.2). Links: log (default), inverse, identity.
-    The shape is estimated unless it is given. R's Gamma has the inverse link by default.
+    log f = alpha (log(alpha y / mu) - y / mu) - log y - log Gamma(alpha); a prior weight w makes
+    the shape w alpha (McCullagh and Nelder 1989, section 8.2). Links: log (default), inverse,
+    identity. The shape is estimated unless it is given. R's Gamma has the inverse link by default.
     """
 
     link: Any = "log"
@@ -35,7 +36,7 @@ class Gamma(Family):
     links = ("log", "inverse", "identity")
     log_concave_links = ("log", "inverse")
     mean_range = (0.0, np.inf)
-    parameters = {"shape": Parameter()}
+    parameters = named(shape=Parameter())
     weights_are_precisions = True
     has_expected_information = True
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import Family, Parameter
+from mixedlm_jax.families.base import Family, Parameter, named
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Gaussian(Family):
     has_expected_information = True
     weights_are_precisions = True
     has_residual_sd = True
-    parameters = {"sigma": Parameter()}
+    parameters = named(sigma=Parameter())
 
     @property
     def is_linear(self):

@@ -13,6 +13,7 @@ from mixedlm_jax.families.base import (
     Family,
     Parameter,
     exp_less_one,
+    named,
     relative_unit,
     require_positive,
 )
@@ -34,7 +35,7 @@ class InverseGaussian(Family):
     links = ("log", "1/mu^2", "inverse", "identity")
     log_concave_links = ("1/mu^2", "inverse")
     mean_range = (0.0, np.inf)
-    parameters = {"phi": Parameter()}
+    parameters = named(phi=Parameter())
     weights_are_precisions = True
     has_expected_information = True
 

@@ -45,9 +45,7 @@ def _binet(order: int, x: Array, log_x: Array) -> Array:
     square = inverse * inverse
     # z^k times the k-th derivative of the series
     signed = (-1.0) ** k
-    terms = [
-        signed * c * prod(range(2 * m + 1, 2 * m + 1 + k)) for m, c in enumerate(_STIRLING)
-    ]
+    terms = [signed * c * prod(range(2 * m + 1, 2 * m + 1 + k)) for m, c in enumerate(_STIRLING)]
     series = jnp.full_like(inverse, terms[-1])
     for term in terms[-2::-1]:
         series = series * square + term

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import Family, Parameter, relative_unit, require_positive
+from mixedlm_jax.families.base import Family, Parameter, named, relative_unit, require_positive
 from mixedlm_jax.families.loggamma import HALF_LOG_2PI
 
 
@@ -30,7 +30,7 @@ class LogNormal(Family):
     links = ("log", "identity")
     log_concave_links = ("log",)
     mean_range = (0.0, np.inf)
-    parameters = {"sigma": Parameter()}
+    parameters = named(sigma=Parameter())
     has_expected_information = True
 
     def log_density(self, y, eta, phi, trials, precision):

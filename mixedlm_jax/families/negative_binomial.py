@@ -14,6 +14,7 @@ from mixedlm_jax.families.base import (
     Family,
     Parameter,
     bounded_below,
+    named,
     require_counts,
     xlogy,
 )
@@ -38,7 +39,7 @@ class NegativeBinomial(Family):
     links = ("log", "sqrt", "identity")
     log_concave_links = ("log",)
     mean_range = (0.0, np.inf)
-    parameters = {"theta": Parameter(usual=(0.0, LIMIT), limit="the Poisson limit")}
+    parameters = named(theta=Parameter(usual=(0.0, LIMIT), limit="the Poisson limit"))
     has_expected_information = True
 
     def log_density(self, y, eta, phi, trials, precision):
@@ -88,8 +89,8 @@ class NegativeBinomial1(Family):
     """Negative binomial family with mean mu and a linear variance: mu (1 + phi) (Hilbe's NB1).
 
     log f = log Gamma(y + r) - log Gamma(r) - r log(1 + phi) + y log(phi / (1 + phi)) - log y! with
-    r = mu / phi, which tends to the Poisson density with phi -> 0 (Hilbe 2011, section 10.1). Links:
-    log (default), sqrt, identity. phi is estimated unless it is given.
+    r = mu / phi, which tends to the Poisson density with phi -> 0 (Hilbe 2011, section 10.1).
+    Links: log (default), sqrt, identity. phi is estimated unless it is given.
     """
 
     link: Any = "log"
@@ -98,7 +99,7 @@ class NegativeBinomial1(Family):
     name = "nbinom1"
     links = ("log", "sqrt", "identity")
     mean_range = (0.0, np.inf)
-    parameters = {"phi": Parameter(usual=(1.0 / LIMIT, np.inf), limit="the Poisson limit")}
+    parameters = named(phi=Parameter(usual=(1.0 / LIMIT, np.inf), limit="the Poisson limit"))
 
     def log_density(self, y, eta, phi, trials, precision):
         (log_phi,) = self.coordinates(phi)

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import LIMIT, Family, Parameter
+from mixedlm_jax.families.base import LIMIT, Family, Parameter, named
 from mixedlm_jax.families.loggamma import HALF_LOG_2PI, log_rising
 
 _FAR = 1e100  # beyond it z^2 may overflow, and 1 + z^2 is z^2
@@ -29,10 +29,10 @@ class StudentT(Family):
 
     name = "student_t"
     links = ("identity", "log")
-    parameters = {
-        "sigma": Parameter(),
-        "df": Parameter(usual=(0.0, LIMIT), limit="the Gaussian limit"),
-    }
+    parameters = named(
+        sigma=Parameter(),
+        df=Parameter(usual=(0.0, LIMIT), limit="the Gaussian limit"),
+    )
     has_expected_information = True
 
     def log_density(self, y, eta, phi, trials, precision):
@@ -49,9 +49,7 @@ class StudentT(Family):
     def expected_information(self, eta, phi, trials, precision):
         log_sigma, log_df = self.coordinates(phi)
         df = jnp.exp(log_df)
-        return (
-            self.link.derivative(eta) ** 2 * jnp.exp(-2.0 * log_sigma) * (df + 1.0) / (df + 3.0)
-        )
+        return self.link.derivative(eta) ** 2 * jnp.exp(-2.0 * log_sigma) * (df + 1.0) / (df + 3.0)
 
     def effect_unit(self, phi, y, weights):
         # under the identity link eta has the unit of y, and so has sigma

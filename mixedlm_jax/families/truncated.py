@@ -15,6 +15,7 @@ from mixedlm_jax.families.base import (
     Family,
     Parameter,
     bounded_below,
+    named,
     require,
     require_counts,
 )
@@ -31,7 +32,8 @@ def log_positive(log_rate: Array) -> Array:
 def _log_softplus(x: Array) -> Array:
     """log log(1 + exp(x)); below -30 it is x - exp(x) / 2 to the last digit."""
     low = x < -30.0
-    return jnp.where(low, x - 0.5 * jnp.exp(x), jnp.log(softplus(jnp.where(low, 0.0, x))))
+    tail = jnp.where(low, x, -30.0)
+    return jnp.where(low, tail - 0.5 * jnp.exp(tail), jnp.log(softplus(jnp.where(low, 0.0, x))))
 
 
 def _require_positive_counts(y: np.ndarray, family: str) -> None:
@@ -106,7 +108,7 @@ class TruncatedNegativeBinomial(Family):
     name = "truncated_nbinom2"
     links = ("log", "sqrt", "identity")
     mean_range = (0.0, np.inf)
-    parameters = {"theta": Parameter(usual=(0.0, LIMIT), limit="the truncated Poisson limit")}
+    parameters = named(theta=Parameter(usual=(0.0, LIMIT), limit="the truncated Poisson limit"))
     has_expected_information = True
 
     def log_density(self, y, eta, phi, trials, precision):

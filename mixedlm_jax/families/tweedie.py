@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
-from mixedlm_jax.families.base import Family, Parameter, bounded_below, relative_unit, require
+from mixedlm_jax.families.base import (
+    Family,
+    Parameter,
+    bounded_below,
+    named,
+    relative_unit,
+    require,
+)
 from mixedlm_jax.families.loggamma import log_gamma
 from mixedlm_jax.links import softplus
 
@@ -37,7 +44,7 @@ class Tweedie(Family):
     links = ("log", "sqrt", "identity")
     log_concave_links = ("log",)
     mean_range = (0.0, np.inf)
-    parameters = {"phi": Parameter(), "power": Parameter(1.0, 2.0)}
+    parameters = named(phi=Parameter(), power=Parameter(1.0, 2.0))
     weights_are_precisions = True
     has_expected_information = True
 
@@ -96,7 +103,8 @@ def log_series(y: Array, log_phi: Array, low: Array, high: Array) -> Array:
 
     low, high: logarithms of p - 1 and 2 - p. With a = (2 - p) / (p - 1) the terms are
 
-        log W_j = j (a log y - a log(p - 1) - (1 + a) log phi - log(2 - p)) - log j! - log Gamma(j a)
+        log W_j = j (a log y - a log(p - 1) - (1 + a) log phi - log(2 - p)) - log j!
+                  - log Gamma(j a)
 
     for j = 1, 2, ...; the largest is near j* = y^(2-p) / (phi (2-p)), and far from it they fall
     like (1 + a) (j log(j / j*) - j + j*). Where those that count are more than 96, a step h > 1
