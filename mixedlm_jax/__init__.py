@@ -14,7 +14,7 @@ Everything that is public is imported here.
 from __future__ import annotations
 
 from mixedlm_jax import datasets, families
-from mixedlm_jax.api import check_laplace, checkConv, glmer
+from mixedlm_jax.api import check_laplace, checkConv, glmer, glmer_nb
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.datasets import (
     load_bacteria,
@@ -63,6 +63,7 @@ __all__ = [
     "datasets",
     "families",
     "glmer",
+    "glmer_nb",
     "load_bacteria",
     "load_cake",
     "load_cbpp",

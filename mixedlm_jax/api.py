@@ -1,4 +1,4 @@
-"""The entry points: `glmer` walks from a formula to a model, `checkConv` judges one."""
+"""The entry points: `glmer` and `glmer_nb` go from a formula to a model, `checkConv` judges one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mixedlm_jax.approximation import LaplaceCheck
 from mixedlm_jax.call import Call
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.errors import ArgumentError
-from mixedlm_jax.families import Family, resolve
+from mixedlm_jax.families import Family, NegativeBinomial, resolve
 from mixedlm_jax.formula import parse
 from mixedlm_jax.model import GlmerResult, announce, fit_call
 from mixedlm_jax.names import theta_names
@@ -42,7 +42,12 @@ def glmer(
     data
         A pandas or polars frame.
     family
-        `families.Binomial()`, `families.Poisson`, `"gaussian"` (default, as in lme4), ...
+        An instance, a class or a name: `families.Binomial("probit")`, `families.Gamma`,
+        `"gaussian"` (default, as in lme4), `"binomial"`, `"poisson"`, `"gamma"`,
+        `"inverse_gaussian"`, `"nbinom2"`, `"nbinom1"`, `"beta"`, `"betabinomial"`, `"tweedie"`,
+        `"student_t"`, `"lognormal"`, `"truncated_poisson"`, `"truncated_nbinom2"`. Dispersion and
+        shape parameters are estimated jointly with everything else, unless they are given as in
+        `families.NegativeBinomial(theta=2.0)`. `link=` is a name or a JAX function eta -> mu.
     nAGQ
         1 for the Laplace approximation. From 2, the nodes per random effect of adaptive
         Gauss-Hermite quadrature, which is as exact as they are many: one grouping factor with one
@@ -60,7 +65,8 @@ def glmer(
         Per column of a fixed-effect factor "treatment" (default), "sum", "helmert" or "poly".
     start
         Where to begin, each part optional: "theta", "beta" (or lme4's "fixef"), and "phi", the
-        dispersion parameters (sigma for the Gaussian).
+        estimated dispersion parameters on their natural scale, in the order of
+        `model.dispersion`.
     control
         A `GlmerControl`.
     verbose
@@ -101,6 +107,52 @@ def glmer(
         formula=parse(formula),
         data=data,
         family=resolve(family),
+        nAGQ=nAGQ,
+        weights=weights,
+        weights_type=weights_type,
+        offset=offset,
+        na_action=na_action,
+        contrasts=contrasts,
+        control=control,
+    )
+    model = fit_call(call, start=start, verbose=verbose)
+    announce(model)
+    return model
+
+
+def glmer_nb(
+    formula: str,
+    data: Any,
+    *,
+    link: Any = "log",
+    nAGQ: int = 1,
+    weights: Any = None,
+    weights_type: str = "prior",
+    offset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, str] | None = None,
+    start: Mapping[str, Any] | None = None,
+    control: GlmerControl | None = None,
+    verbose: int | None = None,
+) -> GlmerResult:
+    """Fit a negative binomial mixed model, variance mu + mu^2 / theta, theta estimated.
+
+    lme4's `glmer.nb`, with theta maximised jointly with everything else: `model.dispersion`, with
+    its standard error in the summary. `glmer` with `family=families.NegativeBinomial(link)`; all
+    other arguments, what is raised and what is warned of are as there. A theta beyond 1e5 is
+    reported as the Poisson limit.
+
+    Examples
+    --------
+    >>> epil = mlm.load_epil()
+    >>> model = mlm.glmer_nb("y ~ lbase * trt + lage + V4 + (1 | subject)", epil)
+    >>> print(round(model.dispersion["theta"], 3), round(float(model.logLik()), 4))
+    7.418 -624.9571
+    """
+    call = Call(
+        formula=parse(formula),
+        data=data,
+        family=NegativeBinomial(link),
         nAGQ=nAGQ,
         weights=weights,
         weights_type=weights_type,

@@ -68,12 +68,23 @@ class Outcome:
             boundary[where] = np.any(columns)
         return boundary
 
+    @property
+    def limit(self) -> np.ndarray:
+        """Which searched parameters are dispersion parameters at their limit (d,)."""
+        limit = np.zeros(len(self.search.x), bool)
+        count = self.problem.n_phi
+        if count and self.finite:
+            family, phi = self.problem.family, np.asarray(self.search.x)[-count:]
+            limit[-count:] = family.at_limit(np.asarray(family.dispersion(phi)))
+        return limit
+
     def verdict(self, separated: tuple[int, ...] = ()) -> Verdict:
         """`judge` on this point."""
         return judge(
             np.asarray(self.search.gradient),
             self.hessian,
             boundary=self.boundary,
+            limit=self.limit,
             separated=separated,
             stopped=self.stopped,
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
-from mixedlm_jax.means import mean, mean_slope
+from mixedlm_jax.means import link_mean, mean, mean_slope
 
 SMALL_CLUSTER = 10  # rows of a level
 
@@ -22,26 +22,34 @@ def residuals(
     trials: np.ndarray,
     weights: np.ndarray,
     eta: np.ndarray,
+    dispersion: np.ndarray,
     type: str = "deviance",
 ) -> np.ndarray:
-    """Residuals of n rows (n,); every argument after the family is (n,).
+    """Residuals of n rows (n,); y, trials, weights and eta are (n,).
 
+    dispersion: the estimated dispersion parameters on their natural scale. With mu the mean:
     "deviance": sign(y/m - mu) sqrt(w d) with d the unit deviance; "pearson": sqrt(w m) (y/m - mu)
-    / sqrt(V(mu)); "response": y/m - mu; "working": (y/m - mu) / (dmu/deta). Dispersion is not
-    divided out. Raises `ArgumentError` for another type.
+    / sqrt(V(mu)); "response": y/m - mu; "working": (y/m - mu) / (dmu/deta). The family's
+    `residual_scale` is not divided out. Raises `ArgumentError` for another type.
     """
     if not isinstance(type, str) or type not in RESIDUALS:
         raise ArgumentError(
             f"there are no residuals of type {type!r}; choose one of {', '.join(RESIDUALS)}"
         )
-    return RESIDUALS[type](family, y, trials, weights, eta)
+    return RESIDUALS[type](family, y, trials, weights, eta, dispersion)
 
 
 def deviance(
-    family: Family, y: np.ndarray, trials: np.ndarray, weights: np.ndarray, eta: np.ndarray
+    family: Family,
+    y: np.ndarray,
+    trials: np.ndarray,
+    weights: np.ndarray,
+    eta: np.ndarray,
+    dispersion: np.ndarray,
 ) -> float:
     """Sum of the squared deviance residuals."""
-    return float(np.sum(weights * family.unit_deviance(y, mean(family, eta), trials)))
+    units = family.unit_deviance(y, link_mean(family, eta), trials, dispersion)
+    return float(np.sum(weights * units))
 
 
 def binary_in_small_clusters(
@@ -65,23 +73,25 @@ def binary_in_small_clusters(
     return any(np.median(size[size > 0]) < SMALL_CLUSTER for size in sizes)
 
 
-def _response(family, y, trials, weights, eta):
+def _response(family, y, trials, weights, eta, dispersion):
     # no trials, no successes: the proportion counts as 0, as in R
-    return y / np.where(trials > 0, trials, 1.0) - mean(family, eta)
+    return y / np.where(trials > 0, trials, 1.0) - mean(family, eta, dispersion)
 
 
-def _deviance(family, y, trials, weights, eta):
-    size = np.sqrt(weights * family.unit_deviance(y, mean(family, eta), trials))
-    return np.sign(_response(family, y, trials, weights, eta)) * size
+def _deviance(family, y, trials, weights, eta, dispersion):
+    units = family.unit_deviance(y, link_mean(family, eta), trials, dispersion)
+    sign = np.sign(_response(family, y, trials, weights, eta, dispersion))
+    return sign * np.sqrt(weights * units)
 
 
-def _pearson(family, y, trials, weights, eta):
-    variance = family.variance(mean(family, eta))
-    return _response(family, y, trials, weights, eta) * np.sqrt(weights * trials / variance)
+def _pearson(family, y, trials, weights, eta, dispersion):
+    variance = family.variance(link_mean(family, eta), dispersion)
+    away = _response(family, y, trials, weights, eta, dispersion)
+    return away * np.sqrt(weights * trials / variance)
 
 
-def _working(family, y, trials, weights, eta):
-    return _response(family, y, trials, weights, eta) / mean_slope(family, eta)
+def _working(family, y, trials, weights, eta, dispersion):
+    return _response(family, y, trials, weights, eta, dispersion) / mean_slope(family, eta)
 
 
 RESIDUALS: dict[str, Callable[..., np.ndarray]] = {

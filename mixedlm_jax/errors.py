@@ -53,6 +53,7 @@ class Code(IntEnum):
 
     CONVERGED = 0
     SINGULAR = 1
+    LIMIT = 2
     SEPARATED = -1
     NOT_AT_OPTIMUM = -2
     INDEFINITE = -3
@@ -68,6 +69,7 @@ class Code(IntEnum):
 _MESSAGES = {
     Code.CONVERGED: "converged",
     Code.SINGULAR: "on the boundary: a standard deviation is 0 or a correlation is +-1",
+    Code.LIMIT: "a dispersion parameter is at its limit, where the likelihood is flat in it",
     Code.SEPARATED: "separated data: a fixed effect grows without bound",
     Code.NOT_AT_OPTIMUM: "stopped before the optimum",
     Code.INDEFINITE: "the Hessian is not positive definite: a saddle or a flat direction",

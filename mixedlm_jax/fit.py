@@ -39,8 +39,9 @@ class Fit:
     factor (k, levels), spherical and on the scale of eta. eta: linear predictor at the modes (n,),
     offset included. factors: Lambda per grouping factor on the scale of eta (k, k). scale: what
     theta is relative to, sigma for the Gaussian, else 1. log_likelihood: with every constant.
-    vcov: covariance of (theta, beta, phi), nan for parameters of a term on its boundary; at
-    nAGQ = 0 beta's part is conditional on theta, as lme4's.
+    vcov: covariance of (theta, beta, phi), nan for parameters of a term on its boundary and for
+    dispersion parameters at their limit; at nAGQ = 0 beta's part is conditional on theta, as
+    lme4's.
     """
 
     theta: np.ndarray
@@ -159,7 +160,7 @@ def _covariance(
     state: State,
     back: np.ndarray,
 ) -> np.ndarray:
-    """Covariance of (theta, beta, phi), nan for the theta of a term on its boundary.
+    """Covariance of (theta, beta, phi), nan for a theta on its boundary and a phi at its limit.
 
     back: takes the beta that was searched over to the one that is reported.
     """
@@ -172,6 +173,9 @@ def _covariance(
     jacobian[q : q + p, q : q + p] = back
     covariance = jacobian @ covariance @ jacobian.T
     unknown = np.flatnonzero(outcome.boundary[:q])
+    if len(state.phi):
+        limited = np.flatnonzero(outcome.limit[-len(state.phi) :])
+        unknown = np.append(unknown, len(covariance) - len(state.phi) + limited)
     covariance[unknown, :] = covariance[:, unknown] = np.nan
     return covariance
 
@@ -182,10 +186,11 @@ def _searched_covariance(outcome: Outcome) -> np.ndarray:
     Flat directions among the parameters on the boundary are left out of what the others lose to
     them; the rest of the boundary's rows and columns is 0, for the caller to declare unknown.
     """
-    hessian, edge = outcome.hessian, outcome.boundary
+    hessian, limit = outcome.hessian, outcome.limit
+    edge = outcome.boundary & ~limit
     if not np.all(np.isfinite(hessian)):
         return np.full(hessian.shape, np.nan)
-    inside = ~edge
+    inside = ~edge & ~limit  # a dispersion at its limit counts as known
     across = hessian[np.ix_(inside, edge)]
     lost = across @ Curvature.of(hessian[np.ix_(edge, edge)]).pseudo_inverse() @ across.T
     covariance = np.zeros(hessian.shape)

@@ -147,7 +147,7 @@ PARTS: dict[str, Callable[[Source], Any]] = {
     "Lambda": _Lambda,
     "Lambdat": lambda source: _Lambda(source).T.tocsc(),
     "y": lambda source: source.design.y / source.design.trials,
-    "mu": lambda source: mean(source.family, source.fit.eta),
+    "mu": lambda source: mean(source.family, source.fit.eta, source.fit.phi),
     "offset": lambda source: source.design.offset.copy(),
     "u": lambda source: source.stacked(source.fit.u) * source.fit.scale,
     "b": lambda source: source.stacked(source.fit.b),

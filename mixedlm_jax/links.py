@@ -7,10 +7,12 @@ the eta axis maps to a valid mean, `in_domain` says which part and `interior` na
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from mixedlm_jax.arrays import Array
@@ -39,8 +41,9 @@ def _log_ndtr(x: Array) -> Array:
 class Link:
     """Base of all links. Instances of one class are equal, so they can be static in `jax.jit`."""
 
-    name: ClassVar[str]
-    interior: ClassVar[float] = 0.0
+    name: str
+    interior: float = 0.0
+    range: ClassVar[tuple[float, float]]  # of mu over the domain
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)
@@ -84,6 +87,7 @@ class Identity(Link):
     """mu = eta."""
 
     name = "identity"
+    range = (-np.inf, np.inf)
     interior = 1.0
 
     def link(self, mu):
@@ -97,6 +101,7 @@ class Log(Link):
     """mu = exp(eta)."""
 
     name = "log"
+    range = (0.0, np.inf)
     interior = -1.0
 
     def link(self, mu):
@@ -116,6 +121,7 @@ class Sqrt(Link):
     """mu = eta^2 for eta > 0."""
 
     name = "sqrt"
+    range = (0.0, np.inf)
     interior = 1.0
 
     def link(self, mu):
@@ -135,6 +141,7 @@ class Logit(Link):
     """mu = 1 / (1 + exp(-eta))."""
 
     name = "logit"
+    range = (0.0, 1.0)
 
     def link(self, mu):
         return jnp.log(mu) - jnp.log1p(-jnp.asarray(mu))
@@ -157,6 +164,7 @@ class Probit(Link):
     """mu = Phi(eta), the normal distribution function."""
 
     name = "probit"
+    range = (0.0, 1.0)
 
     def link(self, mu):
         return jax.scipy.special.ndtri(jnp.asarray(mu))
@@ -175,6 +183,7 @@ class Cloglog(Link):
     """Complementary log-log: mu = 1 - exp(-exp(eta))."""
 
     name = "cloglog"
+    range = (0.0, 1.0)
 
     def link(self, mu):
         return jnp.log(-jnp.log1p(-jnp.asarray(mu)))
@@ -201,6 +210,7 @@ class Cauchit(Link):
     """mu = 1/2 + arctan(eta) / pi."""
 
     name = "cauchit"
+    range = (0.0, 1.0)
 
     def link(self, mu):
         return jnp.tan(jnp.pi * (jnp.asarray(mu) - 0.5))
@@ -213,20 +223,148 @@ class Cauchit(Link):
         return jnp.log(self.inverse(-eta))
 
 
+class Inverse(Link):
+    """mu = 1 / eta for eta > 0."""
+
+    name = "inverse"
+    range = (0.0, np.inf)
+    interior = 1.0
+
+    def link(self, mu):
+        return 1.0 / jnp.asarray(mu)
+
+    def inverse(self, eta):
+        return 1.0 / eta
+
+    def log_inverse(self, eta):
+        return -jnp.log(eta)
+
+    def in_domain(self, eta):
+        return eta > 0.0
+
+
+class InverseSquare(Link):
+    """mu = 1 / sqrt(eta) for eta > 0."""
+
+    name = "1/mu^2"
+    range = (0.0, np.inf)
+    interior = 1.0
+
+    def link(self, mu):
+        return jnp.asarray(mu) ** -2.0
+
+    def inverse(self, eta):
+        return eta**-0.5
+
+    def log_inverse(self, eta):
+        return -0.5 * jnp.log(eta)
+
+    def in_domain(self, eta):
+        return eta > 0.0
+
+
+class FunctionLink(Link):
+    """A link given as the function eta -> mu: monotone, elementwise, in JAX.
+
+    Its inverse is found numerically, for |eta| up to 700. Two are equal if their functions are the
+    same object. Where its domain ends is not known: eta is taken as inside wherever mu is a mean
+    that the family can have.
+    """
+
+    range = (-np.inf, np.inf)
+
+    def __init__(
+        self,
+        function: Callable[[Array], Array],
+        mean_range: tuple[float, float] = (-np.inf, np.inf),
+    ) -> None:
+        """mean_range: ends, excluded, of the means that the family can have.
+
+        Raises `ArgumentError` where the function gives no such mean, or is not elementwise.
+        """
+        self.function = function
+        self.name = f"function {getattr(function, '__name__', type(function).__name__)}"
+        with jax.enable_x64(True):
+            mu = np.asarray(function(jnp.asarray(_GRID)))
+        if mu.shape != _GRID.shape or not np.issubdtype(mu.dtype, np.floating):
+            raise ArgumentError(
+                f"the link {self.name} gave shape {mu.shape} for eta of shape {_GRID.shape}; give "
+                "a function of eta that works elementwise"
+            )
+        low, high = mean_range
+        (usable,) = np.nonzero(np.isfinite(mu) & (mu > low) & (mu < high))
+        if not len(usable):
+            raise ArgumentError(
+                f"the link {self.name} gives no mean between {low:g} and {high:g} for eta between "
+                f"{_GRID[0]:g} and {_GRID[-1]:g}; give a function eta -> mu"
+            )
+        self._eta, self._mu = _GRID[usable], mu[usable]
+        self.interior = float(self._eta[np.argmin(np.abs(self._eta - 0.5))])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FunctionLink) and self.function is other.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+    def inverse(self, eta):
+        return self.function(eta)
+
+    def link(self, mu):
+        # the cell of a grid that holds mu, halved until nothing is left; a mean that the function
+        # does not reach counts as the nearest one that it does
+        mu = jnp.asarray(mu)
+        sign = 1.0 if self._mu[-1] >= self._mu[0] else -1.0
+        cell = jnp.searchsorted(jnp.asarray(sign * self._mu), sign * mu)
+        cell = jnp.clip(cell, 1, len(self._mu) - 1)
+        grid = jnp.asarray(self._eta)
+        low, high = grid[cell - 1], grid[cell]
+        for _ in range(_HALVINGS):
+            middle = 0.5 * (low + high)
+            below = sign * (self.function(middle) - mu) < 0
+            low, high = jnp.where(below, middle, low), jnp.where(below, high, middle)
+        return 0.5 * (low + high)
+
+
+# Points that bracket every eta a link is asked for, dense near 0.
+_GRID = np.concatenate([-np.geomspace(700.0, 1e-9, 400), [0.0], np.geomspace(1e-9, 700.0, 400)])
+_HALVINGS = 60
+
 LINKS: dict[str, type[Link]] = {
-    link.name: link for link in (Identity, Log, Sqrt, Logit, Probit, Cloglog, Cauchit)
+    link.name: link
+    for link in (
+        Identity,
+        Log,
+        Sqrt,
+        Logit,
+        Probit,
+        Cloglog,
+        Cauchit,
+        Inverse,
+        InverseSquare,
+    )
 }
 
 
-def resolve_link(link: str | Link, allowed: tuple[str, ...], family: str) -> Link:
-    """The link a family was asked for, by name or as an instance.
+def resolve_link(
+    link: str | Link | Callable[[Array], Array],
+    allowed: tuple[str, ...],
+    family: str,
+    mean_range: tuple[float, float] = (-np.inf, np.inf),
+) -> Link:
+    """The link a family was asked for: by name, as an instance, or as a function eta -> mu.
 
     Raises `ArgumentError` when the family does not have it.
     """
+    if isinstance(link, FunctionLink):
+        return FunctionLink(link.function, mean_range)
     if isinstance(link, Link):
         link = link.name
+    if callable(link) and not isinstance(link, type):
+        return FunctionLink(link, mean_range)
     if link not in allowed:
         raise ArgumentError(
-            f"the {family} family has no link {link!r}; choose one of {', '.join(allowed)}"
+            f"the {family} family has no link {link!r}; choose one of {', '.join(allowed)}, or "
+            "give a function eta -> mu"
         )
     return LINKS[link]()

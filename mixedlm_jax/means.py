@@ -40,8 +40,16 @@ def _at_rows(function: Program, family: Family, values: np.ndarray) -> np.ndarra
         return np.array(function(family, filled_rows(values)))[: len(values)]
 
 
-def mean(family: Family, eta: np.ndarray) -> np.ndarray:
-    """mu at eta (m,): the mean of a row, of one trial where the family takes trials."""
+def mean(family: Family, eta: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    """E(y) at eta (m,), of one trial where the family takes trials.
+
+    dispersion: the estimated dispersion parameters on their natural scale.
+    """
+    return family.mean(link_mean(family, eta), dispersion)
+
+
+def link_mean(family: Family, eta: np.ndarray) -> np.ndarray:
+    """mu at eta (m,), the link's inverse: E(y) unless the family says otherwise."""
     return _at_rows(_mean, family, eta)
 
 

@@ -197,8 +197,17 @@ class GlmerResult:
 
     @property
     def _sigma(self) -> float | None:
-        value = dict(zip(self.fit.phi_names, self.fit.phi, strict=True)).get("sigma")
-        return None if value is None else float(value)
+        return self.dispersion["sigma"] if self.family.has_residual_sd else None
+
+    @property
+    def dispersion(self) -> dict[str, float]:
+        """The estimated dispersion and shape parameters by name, on their natural scale.
+
+        Gaussian sigma; Gamma shape (variance mu^2 / shape); inverse Gaussian phi (phi mu^3);
+        negative binomial theta (mu + mu^2 / theta), or phi (mu (1 + phi)); beta and beta-binomial
+        phi = a + b; Tweedie phi and power (phi mu^power); t sigma and df; log-normal sigma.
+        """
+        return dict(zip(self.fit.phi_names, map(float, self.fit.phi), strict=True))
 
     def fixef(self) -> dict[str, float]:
         """Fixed effects by name, on the scale of the linear predictor."""
@@ -312,7 +321,7 @@ class GlmerResult:
         """Sum of squared deviance residuals given the conditional modes (not -2 log L)."""
         design = self.design
         return diagnostics.deviance(
-            self.family, design.y, design.trials, design.weights, self.fit.eta
+            self.family, design.y, design.trials, design.weights, self.fit.eta, self.fit.phi
         )
 
     def df_residual(self) -> int:
@@ -404,7 +413,7 @@ class GlmerResult:
 
         Dropped rows are left out, or nan with `na_action="exclude"`.
         """
-        return self._by_row(mean(self.family, self.fit.eta))
+        return self._by_row(mean(self.family, self.fit.eta, self.fit.phi))
 
     def residuals(self, type: str = "deviance") -> pd.Series:
         """Residuals given the modes, with the frame's index.
@@ -418,7 +427,7 @@ class GlmerResult:
     def _residuals(self, type: str) -> np.ndarray:
         design = self.design
         return diagnostics.residuals(
-            self.family, design.y, design.trials, design.weights, self.fit.eta, type
+            self.family, design.y, design.trials, design.weights, self.fit.eta, self.fit.phi, type
         )
 
     def _by_row(self, values: np.ndarray) -> pd.Series:
@@ -464,7 +473,7 @@ class GlmerResult:
             rows = self.labels.rebuild(newdata, allow_new_levels=allow_new_levels, factors=wanted)
         b = [self.fit.b[i] * used[i][:, None] for i in wanted]
         eta = linear_predictor(rows.X, self.fit.beta, rows.offset, rows.Z, rows.levels, b)
-        values = eta if type == "link" else mean(self.family, eta)
+        values = eta if type == "link" else mean(self.family, eta, self.fit.phi)
         return spread(values, rows.complete)
 
     def _own_rows(self, wanted: Sequence[int]) -> NewRows:
@@ -549,7 +558,8 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
     columns = ("Estimate", "Std. Error", "z value", "Pr(>|z|)")
     table = (fit.beta, se, *wald_tests(fit.beta, se))
     used = model.design.weights > 0
-    scaled = model._residuals("pearson")[used] / model.sigma
+    limits = [f"{note}." for note in model.family.limit_notes(fit.phi)]
+    scaled = model._residuals("pearson")[used] / model.family.residual_scale(fit.phi)
     return Summary(
         method=objective_for(fit.nAGQ).label,
         family=f"{model.family.name}  ( {model.family.link.name} )",
@@ -568,10 +578,22 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
         ngrps=model.ngrps(),
         coefficients=pd.DataFrame(dict(zip(columns, table, strict=True)), index=fixed),
         correlation=_square_frame(correlation(covariance), fixed),
+        dispersion=_dispersion_table(model),
         show_correlation=show_correlation,
         convergence=model.convergence(),
-        notes=(*model.labels.notes, *_notes_on_fit(fit), *_notes_on_method(model)),
+        notes=(*model.labels.notes, *_notes_on_fit(fit), *limits, *_notes_on_method(model)),
     )
+
+
+def _dispersion_table(model: GlmerResult) -> pd.DataFrame:
+    """Estimate and Std. Error of each dispersion parameter that VarCorr does not show."""
+    count = 0 if model.family.has_residual_sd else len(model.fit.phi)
+    first = len(model.fit.vcov) - count
+    columns = {
+        "Estimate": model.fit.phi[:count],
+        "Std. Error": standard_errors(model.fit.vcov[first:, first:]),
+    }
+    return pd.DataFrame(columns, index=list(model.fit.phi_names[:count]))
 
 
 def _square_frame(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:

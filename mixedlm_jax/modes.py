@@ -51,6 +51,7 @@ class _State(NamedTuple):
     length: Array  # how much of it is tried next
     objective: Array
     gain: Array  # what the whole step is predicted to gain
+    restarted: Array  # whether it was sent to the refuge for want of a definite Hessian
     rounds: Array
 
 
@@ -126,8 +127,9 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
     def direction(u, rows):
         pull = adjoint(plan, z, rows.score)
         downhill = tuple(part - own for own, part in zip(u, pull, strict=True))
-        step = solve(plan, _definite_factor(problem, z, rows.weight), downhill)
-        return step, 0.5 * dot(downhill, step)
+        factor, sound = _definite_factor(problem, z, rows.weight)
+        step = solve(plan, factor, downhill)
+        return step, 0.5 * dot(downhill, step), sound
 
     origin = jax.tree.map(jnp.zeros_like, u0)
     return _newton(evaluate, direction, u0, origin)
@@ -136,9 +138,11 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
 def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
     """Newton's method on a pytree: one evaluation a round, steps halved until the objective falls.
 
-    `evaluate(point)` gives the objective and what `direction(point, rows)` needs for the step and
-    its predicted gain. A full step that is to gain less than `tolerance` is the last: it is taken
-    and its end not looked at. A start whose objective is not finite is exchanged for `refuge`.
+    `evaluate(point)` gives the objective and what `direction(point, rows)` needs for the step, its
+    predicted gain, and whether the true Hessian is positive definite. A full step that is to gain
+    less than `tolerance` is the last: it is taken and its end not looked at. A start whose
+    objective is not finite is exchanged for `refuge`; so is, once, a stationary point whose Hessian
+    is not positive definite (a saddle between two modes).
     Returns the point, that gain (inf: not reached), and the rounds spent.
     """
 
@@ -147,21 +151,23 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
         objective, rows = evaluate(trial)
         slack = _SLACK * (1.0 + jnp.abs(state.objective))
         accepted = jnp.isfinite(objective) & ~(objective > state.objective + slack)
-        step, gain = direction(trial, rows)
+        step, gain, sound = direction(trial, rows)
 
         def choose(new, old):
             return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)
 
-        lost = ~accepted & (state.rounds == 0)
+        astray = accepted & (gain < tolerance) & ~sound & ~state.restarted
+        lost = (~accepted & (state.rounds == 0)) | astray
         point = jax.tree.map(
             lambda own, other: jnp.where(lost, other, own), choose(trial, state.point), refuge
         )
         return _State(
             point=point,
-            step=choose(step, state.step),
+            step=jax.tree.map(lambda part: jnp.where(astray, 0.0, part), choose(step, state.step)),
             length=choose(jnp.ones_like(gain), jnp.where(lost, 1.0, 0.5 * state.length)),
-            objective=choose(objective, state.objective),
-            gain=choose(gain, state.gain),
+            objective=jnp.where(astray, jnp.inf, choose(objective, state.objective)),
+            gain=jnp.where(astray, jnp.inf, choose(gain, state.gain)),
+            restarted=state.restarted | astray,
             rounds=state.rounds + 1,
         )
 
@@ -176,6 +182,7 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
         length=jnp.ones_like(unknown),
         objective=unknown,
         gain=unknown,
+        restarted=jnp.zeros((), bool),
         rounds=jnp.zeros((), int),
     )
     last = jax.lax.while_loop(unfinished, advance, first)
@@ -245,7 +252,7 @@ class JointHessian(NamedTuple):
 def joint_hessian(problem: Problem, z: Rows, weight: Array) -> JointHessian:
     """Factor the joint Hessian of g in (u, beta)."""
     plan = problem.plan
-    factor = _definite_factor(problem, z, weight)
+    factor, _ = _definite_factor(problem, z, weight)
     weighted = problem.X * weight[:, None]
     coupling = jax.vmap(lambda column: adjoint(plan, z, column), in_axes=1)(weighted)
     reduced = jax.vmap(lambda rhs: solve(plan, factor, rhs))(coupling)
@@ -295,22 +302,23 @@ def find_joint_modes(
             weight = jnp.maximum(weight, 0.0)
         step = solve_joint(problem, joint_hessian(problem, z, weight), downhill)
         gain = 0.5 * (dot(downhill.u, step.u) + jnp.sum(downhill.beta * step.beta))
-        return step, gain
+        return step, gain, jnp.array(True)
 
     origin = start._replace(u=jax.tree.map(jnp.zeros_like, start.u))
     return _newton(evaluate, direction, start, origin, tolerance)
 
 
-def _definite_factor(problem: Problem, z: Rows, weight: Array) -> Factorization:
-    """A factor of H, or of H with negative weights set to 0 where H is not positive definite."""
+def _definite_factor(problem: Problem, z: Rows, weight: Array) -> tuple[Factorization, Array]:
+    """A factor of H and True, or where H is not positive definite that without negative weights."""
 
     def factor_of(weights):
         return factorize(problem.plan, assemble(problem.plan, z, weights))
 
     factor = factor_of(weight)
     if problem.family.log_concave:
-        return factor
+        return factor, jnp.array(True)
     finite = jnp.array(True)
     for leaf in jax.tree.leaves((factor.diagonal, factor.corner)):
         finite &= jnp.all(jnp.isfinite(leaf))
-    return jax.lax.cond(finite, lambda: factor, lambda: factor_of(jnp.maximum(weight, 0.0)))
+    definite = jax.lax.cond(finite, lambda: factor, lambda: factor_of(jnp.maximum(weight, 0.0)))
+    return definite, finite

@@ -185,7 +185,8 @@ class Summary:
 
     criteria: AIC, BIC, logLik, -2*log(L), df.resid. scaled_residuals: minimum, quartiles and
     maximum of the Pearson residuals, divided by sigma where there is one. coefficients: a frame
-    with Estimate, Std. Error, z value, Pr(>|z|). correlation: of the fixed effects.
+    with Estimate, Std. Error, z value, Pr(>|z|). correlation: of the fixed effects. dispersion: a
+    frame of its parameters with Estimate and Std. Error, empty where varcorr shows them.
     show_correlation: whether to print it, None for "unless it is wide".
     """
 
@@ -200,6 +201,7 @@ class Summary:
     ngrps: Mapping[str, int]
     coefficients: pd.DataFrame
     correlation: pd.DataFrame
+    dispersion: pd.DataFrame
     show_correlation: bool | None
     convergence: Convergence
     notes: tuple[str, ...]
@@ -210,6 +212,7 @@ class Summary:
             _criteria(self.criteria),
             ["Scaled residuals:", *_quantiles(self.scaled_residuals)],
             self._random_effects(variances=True),
+            self._dispersion(),
             self._fixed_effects(),
             self._correlations(),
             [*self.notes, str(self.convergence)],
@@ -222,6 +225,7 @@ class Summary:
         """What a model prints: estimates without their uncertainty."""
         lines = [*self._header(), *_criteria(self.criteria)]
         lines += self._random_effects(variances=False)
+        lines += self._dispersion()
         lines += self._fixed_estimates()
         if not self.convergence.ok or self.convergence.singular:
             lines.append(str(self.convergence))
@@ -238,7 +242,7 @@ class Summary:
             table(names, [values], [False] * len(names)),
             paragraph(["Random effects:"]),
             self.varcorr.html(4, variances=True),
-            paragraph([self._counts()]),
+            paragraph([self._counts(), *self._dispersion()]),
         ]
         if not self.coefficients.empty:
             header, *rows = self._coefficient_cells()
@@ -259,6 +263,17 @@ class Summary:
     def _counts(self) -> str:
         groups = "; ".join(f"{name}, {count}" for name, count in self.ngrps.items())
         return f"Number of obs: {self.nobs}, groups:  {groups}"
+
+    def _dispersion(self) -> list[str]:
+        """One line per parameter; a standard error that is not known is left out."""
+        family = self.family.split()[0]
+        return [
+            f"Dispersion parameter for {family}: {name} = {estimate:.4g}"
+            + (f" (Std. Error {error:.4g})" if np.isfinite(error) else "")
+            for name, (estimate, error) in zip(
+                self.dispersion.index, self.dispersion.to_numpy(float), strict=True
+            )
+        ]
 
     def _fixed_effects(self) -> list[str]:
         if self.coefficients.empty:

@@ -13,7 +13,7 @@ from mixedlm_jax.compiled import program
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.elimination import sum_by
 from mixedlm_jax.errors import ArgumentError, DataError
-from mixedlm_jax.means import in_domain, link, mean
+from mixedlm_jax.means import in_domain, link, link_mean
 from mixedlm_jax.modes import JointModes, find_joint_modes, joint_hessian
 from mixedlm_jax.problem import (
     Params,
@@ -60,13 +60,17 @@ def first_params(problem: Problem, given: dict | None) -> Params:
     if beta is None:
         beta = _first_beta(problem)
     if "phi" in given:
-        if not np.all(given["phi"] > 0):
-            names = ", ".join(problem.family.dispersion_names)
-            raise ArgumentError(f"start['phi'] is {given['phi']}; {names} must be positive")
         phi = problem.family.unconstrained(given["phi"])
+        if not np.all(np.isfinite(phi)):
+            family = problem.family
+            ranges = [(name, family.parameters[name]) for name in family.dispersion_names]
+            must = ", ".join(f"{name} must be {part.described}" for name, part in ranges)
+            raise ArgumentError(f"start['phi'] is {given['phi']}; {must}")
     else:
-        mu = mean(problem.family, fixed_predictor(problem, beta)) if problem.n_phi else problem.y
-        phi = problem.family.start_phi(problem.y, mu, problem.weights)
+        mu = problem.y
+        if problem.n_phi:
+            mu = link_mean(problem.family, fixed_predictor(problem, beta))
+        phi = problem.family.start_phi(problem.y, mu, problem.trials, problem.weights)
     theta = given.get("theta")
     if theta is None:
         theta = _first_theta(problem, phi)
@@ -83,7 +87,7 @@ def _numbers(name: str, values: Any) -> np.ndarray:
 def _first_theta(problem: Problem, phi: np.ndarray) -> np.ndarray:
     """Independent effects that each move eta by one `effect_unit` of the family."""
     family = problem.family
-    size = float(family.effect_unit(phi) / family.ranef_scale(phi))
+    size = float(family.effect_unit(phi, problem.y, problem.weights) / family.ranef_scale(phi))
     blocks = []
     for term in problem.terms:
         rms = problem.effect_sizes(term)

@@ -20,7 +20,7 @@ from mixedlm_jax.inference import (
     wald_intervals,
     wald_tests,
 )
-from mixedlm_jax.means import mean, mean_slope
+from mixedlm_jax.means import link_mean, mean_slope
 from mixedlm_jax.ranef import RanEf
 from mixedlm_jax.report import VarCorr
 
@@ -172,18 +172,18 @@ def _words(word: str, count: int) -> np.ndarray:
 
 def row_columns(design: Design, family: Family, fit: Fit, hat: np.ndarray) -> dict[str, np.ndarray]:
     """What `augment` adds to a model frame, from the fit and the leverages of the rows (n,)."""
-    eta, mu = fit.eta, mean(family, fit.eta)
+    eta, mu = fit.eta, link_mean(family, fit.eta)
     weights = design.weights * design.trials
-    root = np.sqrt(weights / family.variance(mu))
-    rows = (design.y, design.trials, design.weights, eta)
+    root = np.sqrt(weights / family.variance(mu, fit.phi))
+    rows = (design.y, design.trials, design.weights, eta, fit.phi)
     pearson = residuals(family, *rows, type="pearson")
     columns = {
         ".fitted": eta,
         ".resid": residuals(family, *rows, type="deviance"),
         ".hat": hat,
-        ".cooksd": cooks_distance(hat, pearson / fit.scale, len(fit.beta)),
+        ".cooksd": cooks_distance(hat, pearson / family.residual_scale(fit.phi), len(fit.beta)),
         ".fixed": design.X @ fit.beta + design.offset,
-        ".mu": mu,
+        ".mu": family.mean(mu, fit.phi),
         ".offset": design.offset,
         ".sqrtXwt": root * mean_slope(family, eta),
         ".sqrtrwt": root,

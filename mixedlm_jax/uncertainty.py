@@ -66,7 +66,7 @@ def component_errors(design: Design, family: Family, fit: Fit) -> np.ndarray:
     with _engine(design, family, fit) as at:
         slopes = np.asarray(component_slopes(at.params, at.problem))
     errors = standard_errors(delta_covariance(slopes, at.covariance))
-    if "sigma" not in fit.phi_names:
+    if not family.has_residual_sd:
         return errors
     place = fit.phi_names.index("sigma") - len(fit.phi_names)
     return np.append(errors, standard_errors(fit.vcov)[place])

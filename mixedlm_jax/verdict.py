@@ -59,15 +59,20 @@ def judge(
     hessian: np.ndarray,
     *,
     boundary: np.ndarray,
+    limit: np.ndarray | None = None,
     separated: tuple[int, ...] = (),
     stopped: str = "converged",
 ) -> Verdict:
     """The verdict on a point from the gradient and Hessian of -log L there.
 
     boundary: (d,) bool, parameters of a random-effects term on its boundary, where a flat or
-    vanishing curvature is no fault. stopped: how the optimiser ended.
+    vanishing curvature is no fault. limit: (d,) bool, dispersion parameters at their limit, which
+    count as known. stopped: how the optimiser ended.
     """
-    singular = bool(np.any(boundary))
+    singular, limited = bool(np.any(boundary)), limit is not None and bool(np.any(limit))
+    if limit is not None:
+        gradient, hessian = gradient[~limit], hessian[np.ix_(~limit, ~limit)]
+        boundary = boundary[~limit]
     if not (np.all(np.isfinite(hessian)) and np.all(np.isfinite(gradient))):
         code = Code.NOT_FINITE
         return Verdict(False, singular, separated, float("inf"), code, (code.message,))
@@ -85,6 +90,8 @@ def judge(
     ok = not codes
     if singular:
         codes.append(Code.SINGULAR)
+    if limited:
+        codes.append(Code.LIMIT)
     code = codes[0] if codes else Code.CONVERGED
     messages = tuple(c.message for c in codes)
     return Verdict(ok, singular, separated, decrement, code, messages)

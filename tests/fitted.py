@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,12 @@ import mixedlm_jax as mlm
 def recorded(name: str) -> mlm.GlmerResult:
     """Our fit of the model that is recorded under this id."""
     record = records.MODELS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mlm.SingularFitWarning)
+        return _fit(record)
+
+
+def _fit(record: dict[str, Any]) -> mlm.GlmerResult:
     return mlm.glmer(
         record["formula"],
         records.frame(record),

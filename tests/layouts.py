@@ -91,6 +91,23 @@ _BETA: dict[tuple[str, str], tuple[float, float]] = {
     ("poisson", "sqrt"): (1.8, 0.2),
     ("poisson", "identity"): (3.5, 0.4),
     ("gaussian", "log"): (0.6, 0.3),
+    ("gamma", "inverse"): (1.2, 0.1),
+    ("gamma", "identity"): (2.5, 0.2),
+    ("inverse_gaussian", "1/mu^2"): (1.2, 0.1),
+    ("inverse_gaussian", "inverse"): (1.2, 0.1),
+    ("inverse_gaussian", "identity"): (2.5, 0.2),
+    ("nbinom2", "sqrt"): (1.8, 0.2),
+    ("nbinom2", "identity"): (3.5, 0.4),
+    ("nbinom1", "sqrt"): (1.8, 0.2),
+    ("nbinom1", "identity"): (3.5, 0.4),
+    ("tweedie", "sqrt"): (1.8, 0.2),
+    ("tweedie", "identity"): (3.5, 0.4),
+    ("student_t", "log"): (0.6, 0.3),
+    ("lognormal", "identity"): (2.5, 0.2),
+    ("truncated_poisson", "sqrt"): (1.8, 0.2),
+    ("truncated_poisson", "identity"): (3.5, 0.4),
+    ("truncated_nbinom2", "sqrt"): (1.8, 0.2),
+    ("truncated_nbinom2", "identity"): (3.5, 0.4),
 }
 _MEAN: dict[str, Callable[[Array], Array]] = {
     "logit": special.expit,
@@ -100,18 +117,68 @@ _MEAN: dict[str, Callable[[Array], Array]] = {
     "log": np.exp,
     "sqrt": np.square,
     "identity": np.asarray,
+    "inverse": lambda eta: 1.0 / eta,
+    "1/mu^2": lambda eta: eta**-0.5,
+}
+
+# Dispersion and shape parameters that responses are drawn with, on their natural scale.
+SHAPES: dict[str, tuple[float, ...]] = {
+    "gaussian": (SIGMA,),
+    "gamma": (3.0,),
+    "inverse_gaussian": (0.3,),
+    "nbinom2": (1.5,),
+    "nbinom1": (1.2,),
+    "beta": (8.0,),
+    "betabinomial": (4.0,),
+    "tweedie": (0.9, 1.4),
+    "student_t": (SIGMA, 4.0),
+    "lognormal": (SIGMA,),
+    "truncated_nbinom2": (1.5,),
 }
 
 
+def _positive(draw: Callable[[], Array]) -> Array:
+    """Counts drawn until none is 0."""
+    y = draw()
+    while np.any(y == 0):
+        y = np.where(y == 0, draw(), y)
+    return y
+
+
+def _tweedie(mean: Array, phi: float, p: float, rng: np.random.Generator) -> Array:
+    number = rng.poisson(mean ** (2 - p) / (phi * (2 - p)))
+    shape = number * (2 - p) / (p - 1)
+    return np.where(number > 0, rng.gamma(np.maximum(shape, 1e-9)), 0.0) * (
+        phi * (p - 1) * mean ** (p - 1)
+    )
+
+
+def _negative_binomial(mean: Array, theta: Array | float, rng: np.random.Generator) -> Array:
+    return rng.poisson(rng.gamma(theta, mean / theta)).astype(float)
+
+
 def respond(family: str, mean: Array, trials: Array, rng: np.random.Generator) -> Array:
-    """Responses with this mean."""
-    if family == "binomial":
-        return rng.binomial(trials.astype(int), mean).astype(float)
-    if family == "poisson":
-        return rng.poisson(mean).astype(float)
-    if family == "gaussian":
-        return rng.normal(mean, SIGMA)
-    raise ValueError(f"no responses of family {family!r}: add a row here")
+    """Responses with this mean (before truncation, of families that are truncated)."""
+    shapes = SHAPES.get(family, ())
+    draws: dict[str, Callable[..., Array]] = {
+        "binomial": lambda: rng.binomial(trials.astype(int), mean).astype(float),
+        "poisson": lambda: rng.poisson(mean).astype(float),
+        "gaussian": lambda sigma: rng.normal(mean, sigma),
+        "gamma": lambda shape: rng.gamma(shape, mean / shape),
+        "inverse_gaussian": lambda phi: rng.wald(mean, 1 / phi),
+        "nbinom2": lambda theta: _negative_binomial(mean, theta, rng),
+        "nbinom1": lambda phi: _negative_binomial(mean, mean / phi, rng),
+        "beta": lambda phi: rng.beta(mean * phi, (1 - mean) * phi),
+        "betabinomial": lambda phi: rng.binomial(
+            trials.astype(int), rng.beta(mean * phi, (1 - mean) * phi)
+        ).astype(float),
+        "tweedie": lambda phi, p: _tweedie(mean, phi, p, rng),
+        "student_t": lambda sigma, df: mean + sigma * rng.standard_t(df, len(mean)),
+        "lognormal": lambda sigma: rng.lognormal(np.log(mean) - sigma**2 / 2, sigma),
+        "truncated_poisson": lambda: _positive(lambda: rng.poisson(mean).astype(float)),
+        "truncated_nbinom2": lambda theta: _positive(lambda: _negative_binomial(mean, theta, rng)),
+    }
+    return draws[family](*shapes)
 
 
 @dataclass(frozen=True)
@@ -141,7 +208,7 @@ class Model:
     def oracle(self, flat: Array, information: str = "observed") -> oracle.Laplace:
         """The dense Laplace approximation at (theta, beta, phi)."""
         q, p = self.layout.n_theta, self.design.X.shape[1]
-        sigma = float(np.exp(flat[q + p])) if self.family.name == "gaussian" else 1.0
+        sigma = natural(self.family, flat[q + p :])
         return oracle.laplace(
             self.dense, flat[q : q + p], self.lambdas(flat[:q]), sigma, information
         )
@@ -158,6 +225,17 @@ class Model:
     def with_design(self, **parts: Any) -> Model:
         """The same model with other arrays or factors in its design."""
         return assemble(replace(self.design, **parts), self.family, self.layout, self.params)
+
+
+def natural(family: Family, phi: Array) -> Any:
+    """What the oracle calls sigma: dispersion on its natural scale, 1 where there is none."""
+    if not len(phi):
+        return 1.0
+    values = np.exp(phi)
+    if "power" in family.dispersion_names:
+        at = family.dispersion_names.index("power")
+        values[at] = 1.0 + special.expit(phi[at])
+    return values if len(values) > 1 else float(values[0])
 
 
 def random_theta(layout: Layout, rng: np.random.Generator, scale: float = 1.0) -> Array:
@@ -233,7 +311,7 @@ def draw(
         Factor(level, group.n_levels, Z[: group.n_effects])
         for level, group in zip(levels, layout.groups, strict=True)
     ]
-    restricted = (family, link) in _BETA and family != "gaussian"
+    restricted = (family, link) in _BETA and family not in ("gaussian", "student_t")
     theta = random_theta(layout, rng, 0.35 if restricted else 1.0)
     beta = np.array(_BETA.get((family, link), (0.3, -0.4)))
     X = np.stack([np.ones(n), np.clip(x[0], -1.5, 1.5)], axis=1)
@@ -262,7 +340,7 @@ def draw(
         terms=tuple(Term(f, columns, "us") for f, columns in layout.all_terms),
         weights_type="frequency" if weights == "frequency" else "prior",
     )
-    phi = np.full(len(FAMILIES[family].dispersion_names), np.log(SIGMA) + 0.1)
+    phi = FAMILIES[family](link).unconstrained(np.array(SHAPES.get(family, ()))) + 0.1
     params = Params(theta, beta + np.array([0.05, -0.06]), phi)
     made = FAMILIES[family](link)
     return assemble(design, made, layout, params, information)

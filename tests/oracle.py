@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 import numpy as np
-from scipy import linalg, special
+from scipy import linalg, special, stats
 
 Array = np.ndarray
 
@@ -147,6 +147,158 @@ def _gaussian(
     )
 
 
+@dataclass(frozen=True)
+class _InMean:
+    """log f of every row, its first two derivatives in mu, and the Fisher information of mu."""
+
+    log_f: Array
+    first: Array
+    second: Array
+    expected: Array | float = np.nan  # nan: no closed form
+
+
+def _gamma(y: Array, mu: Array, m: Array, w: Array, shape: Array) -> _InMean:
+    a = w * shape
+    log_f = stats.gamma.logpdf(y, a, scale=mu / a)
+    return _InMean(log_f, a * (y - mu) / mu**2, a * (mu - 2 * y) / mu**3, a / mu**2)
+
+
+def _inverse_gaussian(y: Array, mu: Array, m: Array, w: Array, phi: Array) -> _InMean:
+    phi = phi / w
+    log_f = stats.invgauss.logpdf(y, mu * phi, scale=1 / phi)
+    first, second = (y - mu) / (phi * mu**3), (2 * mu - 3 * y) / (phi * mu**4)
+    return _InMean(log_f, first, second, 1 / (phi * mu**3))
+
+
+def _nbinom2(y: Array, mu: Array, m: Array, w: Array, theta: Array) -> _InMean:
+    log_f = stats.nbinom.logpmf(y, theta, theta / (theta + mu))
+    first = y / mu - (y + theta) / (mu + theta)
+    second = (y + theta) / (mu + theta) ** 2 - y / mu**2
+    return _InMean(log_f, first, second, theta / (mu * (mu + theta)))
+
+
+def _nbinom1(y: Array, mu: Array, m: Array, w: Array, phi: Array) -> _InMean:
+    r = mu / phi
+    first = special.digamma(y + r) - special.digamma(r) - np.log1p(phi)
+    second = special.polygamma(1, y + r) - special.polygamma(1, r)
+    return _InMean(stats.nbinom.logpmf(y, r, 1 / (1 + phi)), first / phi, second / phi**2)
+
+
+def _beta(y: Array, mu: Array, m: Array, w: Array, phi: Array) -> _InMean:
+    a, b = mu * phi, (1 - mu) * phi
+    first = special.logit(y) - special.digamma(a) + special.digamma(b)
+    second = special.polygamma(1, a) + special.polygamma(1, b)
+    return _InMean(stats.beta.logpdf(y, a, b), phi * first, -(phi**2) * second)
+
+
+def _betabinomial(y: Array, mu: Array, m: Array, w: Array, phi: Array) -> _InMean:
+    a, b, n = mu * phi, (1 - mu) * phi, m - y
+    first = special.digamma(y + a) - special.digamma(a)
+    first = first - special.digamma(n + b) + special.digamma(b)
+    second = special.polygamma(1, y + a) - special.polygamma(1, a)
+    second = second + special.polygamma(1, n + b) - special.polygamma(1, b)
+    return _InMean(stats.betabinom.logpmf(y, m, a, b), phi * first, phi**2 * second)
+
+
+def _tweedie(y: Array, mu: Array, m: Array, w: Array, phi: Array, p: Array) -> _InMean:
+    phi = phi / w
+    # a Poisson number of Gamma amounts, summed over the numbers
+    rate, scale = mu ** (2 - p) / (phi * (2 - p)), phi * (p - 1) * mu ** (p - 1)
+    j = np.arange(1.0, 600.0)
+    amounts = stats.gamma.logpdf(
+        np.where(y > 0, y, 1.0)[:, None], j * (2 - p) / (p - 1), scale=scale[:, None]
+    )
+    parts = stats.poisson.logpmf(j, rate[:, None]) + amounts
+    log_f = np.where(y > 0, special.logsumexp(parts, axis=1), -rate)
+    first = (y - mu) / (phi * mu**p)
+    second = (-(mu ** (-p)) - p * (y - mu) * mu ** (-p - 1)) / phi
+    return _InMean(log_f, first, second, 1 / (phi * mu**p))
+
+
+def _student_t(y: Array, mu: Array, m: Array, w: Array, sigma: Array, df: Array) -> _InMean:
+    away, wide = y - mu, df * sigma**2
+    first = (df + 1) * away / (wide + away**2)
+    second = (df + 1) * (away**2 - wide) / (wide + away**2) ** 2
+    expected = np.full_like(mu, (df + 1) / (df + 3) / sigma**2)
+    return _InMean(stats.t.logpdf(y, df, mu, sigma), first, second, expected)
+
+
+def _lognormal(y: Array, mu: Array, m: Array, w: Array, sigma: Array) -> _InMean:
+    log_f = stats.lognorm.logpdf(y, sigma, scale=mu * np.exp(-(sigma**2) / 2))
+    away = np.log(y / mu) + sigma**2 / 2
+    squares = sigma**2 * mu**2
+    return _InMean(log_f, away * mu / squares, -(1 + away) / squares, 1 / squares)
+
+
+def _truncated_poisson(y: Array, mu: Array, *_: Array) -> _InMean:
+    odds = 1 / np.expm1(mu)  # of a zero
+    log_f = stats.poisson.logpmf(y, mu) - np.log(-np.expm1(-mu))
+    mean = mu * (1 + odds)
+    second = odds * (1 + odds) - y / mu**2
+    return _InMean(log_f, y / mu - 1 - odds, second, mean * (1 + mu - mean) / mu**2)
+
+
+def _truncated_nbinom2(y: Array, mu: Array, m: Array, w: Array, theta: Array) -> _InMean:
+    whole = _nbinom2(y, mu, m, w, theta)
+    log_zero = -theta * np.log1p(mu / theta)
+    odds, slope = 1 / np.expm1(-log_zero), -theta / (theta + mu)
+    first = whole.first + odds * slope
+    second = whole.second + odds * (1 + odds) * slope**2 + odds * theta / (theta + mu) ** 2
+    mean = mu * (1 + odds)
+    spread = mean * (1 + mu + mu / theta - mean)
+    expected = spread * (theta / (mu * (theta + mu))) ** 2
+    return _InMean(whole.log_f - np.log(-np.expm1(log_zero)), first, second, expected)
+
+
+_IN_MEAN: dict[str, Callable[..., _InMean]] = {
+    "gamma": _gamma,
+    "inverse_gaussian": _inverse_gaussian,
+    "nbinom2": _nbinom2,
+    "nbinom1": _nbinom1,
+    "beta": _beta,
+    "betabinomial": _betabinomial,
+    "tweedie": _tweedie,
+    "student_t": _student_t,
+    "lognormal": _lognormal,
+    "truncated_poisson": _truncated_poisson,
+    "truncated_nbinom2": _truncated_nbinom2,
+}
+_PRECISIONS = ("gamma", "inverse_gaussian", "tweedie")
+
+
+def _mean(link: str, eta: Array) -> tuple[Array, Array, Array]:
+    """mu and its first two derivatives in eta, nan outside the domain."""
+    inside = np.where(eta > 0, eta, np.nan)
+    if link in _BINOMIAL and link != "log":
+        pr = _BINOMIAL[link](eta)
+        mu = np.exp(pr.log_p)
+        return mu, mu * pr.dlog_p, mu * (pr.dlog_p**2 + pr.d2log_p)
+    one = np.ones_like(eta)
+    return {
+        "identity": (eta, one, 0 * one),
+        "log": (np.exp(eta),) * 3,
+        "sqrt": (inside**2, 2 * inside, 2 * one),
+        "inverse": (1 / inside, -(inside**-2), 2 * inside**-3),
+        "1/mu^2": (inside**-0.5, -0.5 * inside**-1.5, 0.75 * inside**-2.5),
+    }[link]
+
+
+def _by_mean(problem: Problem, on: Array, weights: Array, trials: Array, eta: Array, shapes: Array):
+    mu, slope, bend = _mean(problem.link, eta)
+    if problem.family not in ("student_t",):
+        mu = np.where(mu > 0, mu, np.nan)
+    precise = problem.family in _PRECISIONS and problem.weights_type == "prior"
+    one = np.ones_like(mu)
+    times, precision = (one, weights) if precise else (weights, one)
+    rows = _IN_MEAN[problem.family](problem.y[on], mu, trials, precision, *np.atleast_1d(shapes))
+    return Density(
+        times * rows.log_f,
+        times * rows.first * slope,
+        -times * (rows.second * slope**2 + rows.first * bend),
+        times * rows.expected * slope**2,
+    )
+
+
 # ----------------------------------------------------------------------------------------------
 # Model and likelihood
 
@@ -172,8 +324,10 @@ class Problem:
     """The data of a model: n rows, p fixed-effect columns, one Block per grouping factor.
 
     `trials` matters for the binomial only. Rows of weight 0 contribute nothing. `weights_type`
-    matters for the Gaussian: variance sigma^2 / w ("prior") or w copies of the row ("frequency");
-    every other family multiplies the log-density by w.
+    matters where weights divide the dispersion: Gaussian variance sigma^2 / w ("prior") or w copies
+    of the row ("frequency"), and so Gamma, inverse Gaussian and Tweedie; every other family
+    multiplies the log-density by w. `sigma`, in the functions below, stands for the dispersion and
+    shape parameters of families that have others, on their natural scale.
     """
 
     family: str
@@ -186,7 +340,7 @@ class Problem:
     offset: Array | None = None
     weights_type: str = "prior"
 
-    def density(self, eta: Array, sigma: float = 1.0) -> Density:
+    def density(self, eta: Array, sigma: float | Array = 1.0) -> Density:
         """log f and derivatives per row (n,), nan outside the link's domain, 0 at weight 0."""
         n = self.y.size
         weights = np.ones(n) if self.weights is None else self.weights
@@ -199,7 +353,9 @@ class Problem:
             elif self.family == "poisson":
                 found = _poisson(self.link, y, w, at)
             elif self.family == "gaussian":
-                found = _gaussian(self.link, y, w, at, sigma, self.weights_type)
+                found = _gaussian(self.link, y, w, at, float(sigma), self.weights_type)
+            elif self.family in _IN_MEAN:
+                found = _by_mean(self, on, w, trials[on], at, np.asarray(sigma))
             else:
                 raise ValueError(f"no density for family {self.family!r}")
 
@@ -215,7 +371,7 @@ class Problem:
         eta = self.X @ beta
         return eta if self.offset is None else eta + self.offset
 
-    def design(self, Lambdas: Sequence[Array], sigma: float = 1.0) -> Array:
+    def design(self, Lambdas: Sequence[Array], sigma: float | Array = 1.0) -> Array:
         """A = s Z Lambda, (n, q), factors side by side."""
         scale = sigma if self.family == "gaussian" else 1.0
         parts = [block.dense(L) for block, L in zip(self.blocks, Lambdas, strict=True)]
@@ -245,16 +401,18 @@ class Laplace:
         ]
 
 
-def _penalty(problem: Problem, base: Array, A: Array, u: Array, sigma: float) -> float:
+def _penalty(problem: Problem, base: Array, A: Array, u: Array, sigma: float | Array) -> float:
     """g(u), infinite outside the link's domain."""
     g = -problem.density(base + A @ u, sigma).log_f.sum() + u @ u / 2
     return float(g) if np.isfinite(g) else np.inf
 
 
 def _newton_step(A: Array, density: Density, gradient: Array) -> Array:
-    """H^-1 gradient; with the expected information where the observed H is not definite."""
+    """H^-1 gradient; with other weights where the observed H is not definite."""
     identity = np.eye(A.shape[1])
-    for W in (density.observed, density.expected):
+    for W in (density.observed, density.expected, np.maximum(density.observed, 0.0)):
+        if not np.all(np.isfinite(W)):
+            continue
         try:
             return linalg.cho_solve(linalg.cho_factor(identity + A.T @ (W[:, None] * A)), gradient)
         except linalg.LinAlgError:
@@ -262,7 +420,7 @@ def _newton_step(A: Array, density: Density, gradient: Array) -> Array:
     raise ValueError("no positive definite information at this point")
 
 
-def modes(problem: Problem, base: Array, A: Array, sigma: float = 1.0) -> Array:
+def modes(problem: Problem, base: Array, A: Array, sigma: float | Array = 1.0) -> Array:
     """u_hat by damped Newton from 0, until a full step is lost in rounding.
 
     ValueError when u = 0 lies outside the link's domain or 200 steps do not suffice.
@@ -294,7 +452,7 @@ def laplace(
     problem: Problem,
     beta: Array,
     Lambdas: Sequence[Array],
-    sigma: float = 1.0,
+    sigma: float | Array = 1.0,
     information: str = "observed",
 ) -> Laplace:
     """The Laplace log-likelihood, every normalising constant in.

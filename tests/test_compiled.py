@@ -20,7 +20,7 @@ import mixedlm_jax as mlm
 from mixedlm_jax import compiled, store
 from mixedlm_jax.compiled import Program, forget
 from mixedlm_jax.families import Binomial, Poisson
-from mixedlm_jax.means import mean
+from mixedlm_jax.means import link_mean
 from mixedlm_jax.store import VARIABLE, Store, chosen_folder, store_in
 
 ETA = np.array([-1.0, 0.5, 2.0])
@@ -64,25 +64,25 @@ def in_another_process(code: str, folder: Path) -> str:
 
 class TestPrograms:
     def test_are_read_back_instead_of_compiled(self, folder, traces):
-        expected = mean(Poisson(), ETA)
+        expected = link_mean(Poisson(), ETA)
         assert traces
         assert len(entries(folder)) == 1
         forget()
         traces.clear()
-        np.testing.assert_array_equal(mean(Poisson(), ETA), expected)
+        np.testing.assert_array_equal(link_mean(Poisson(), ETA), expected)
         assert not [event for event in traces if "backend_compile" in event or "jaxpr" in event]
 
     def test_differ_by_link_shape_and_configuration(self, folder):
-        mean(Poisson(), ETA)
-        mean(Poisson("sqrt"), ETA)
-        mean(Binomial(), ETA)
-        mean(Poisson(), np.ones(9))
+        link_mean(Poisson(), ETA)
+        link_mean(Poisson("sqrt"), ETA)
+        link_mean(Binomial(), ETA)
+        link_mean(Poisson(), np.ones(9))
         with jax.default_matmul_precision("float32"):
-            mean(Poisson(), ETA)
+            link_mean(Poisson(), ETA)
         assert len(entries(folder)) == 5
 
     def test_are_kept_for_their_owner_alone(self, folder):
-        mean(Poisson(), ETA)
+        link_mean(Poisson(), ETA)
         assert folder.stat().st_mode & 0o777 == 0o700
         assert entries(folder)[0].stat().st_mode & 0o777 == 0o600
 
@@ -91,7 +91,7 @@ class TestPrograms:
         class Doubled(Poisson):
             link: str = "sqrt"
 
-        np.testing.assert_allclose(mean(Doubled(), ETA), ETA**2)
+        np.testing.assert_allclose(link_mean(Doubled(), ETA), ETA**2)
         assert not entries(folder)
 
     def test_leave_the_callers_cache_to_the_caller(self, folder, tmp_path):
@@ -99,9 +99,9 @@ class TestPrograms:
             "import jax\n"
             f"jax.config.update('jax_compilation_cache_dir', {str(tmp_path / 'jax')!r})\n"
             "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
-            "import numpy as np; from mixedlm_jax.means import mean\n"
+            "import numpy as np; from mixedlm_jax.means import link_mean\n"
             "from mixedlm_jax.families import Poisson\n"
-            "print(mean(Poisson(), np.zeros(2))[0])"
+            "print(link_mean(Poisson(), np.zeros(2))[0])"
         )
         assert in_another_process(code, folder) == "1.0\n"
         assert not entries(folder)
@@ -109,12 +109,12 @@ class TestPrograms:
 
     def test_may_be_switched_off(self, folder, monkeypatch):
         monkeypatch.setenv(VARIABLE, "off")
-        np.testing.assert_allclose(mean(Poisson(), ETA), np.exp(ETA))
+        np.testing.assert_allclose(link_mean(Poisson(), ETA), np.exp(ETA))
         assert compiled._open_store() is None
 
     def test_change_nothing_of_the_configuration(self, folder):
         before = dict(jax.config.values)
-        mean(Poisson(), ETA)
+        link_mean(Poisson(), ETA)
         assert dict(jax.config.values) == before
 
     def test_in_memory_are_bounded(self, monkeypatch):
@@ -148,25 +148,25 @@ class TestPrograms:
 class TestMishaps:
     @pytest.mark.parametrize("kept", [0, 20, 200])
     def test_a_truncated_entry_is_made_anew(self, folder, kept):
-        mean(Poisson(), ETA)
+        link_mean(Poisson(), ETA)
         (entry,) = entries(folder)
         whole = entry.read_bytes()
         entry.write_bytes(whole[:kept])
         forget()
         with pytest.warns(mlm.StoreWarning, match="damaged and is made anew") as said:
-            np.testing.assert_allclose(mean(Poisson(), ETA), np.exp(ETA))
+            np.testing.assert_allclose(link_mean(Poisson(), ETA), np.exp(ETA))
         assert len(said) == 1
         assert len(entry.read_bytes()) > 200
 
     def test_what_jax_cannot_load_is_made_anew(self, folder):
-        mean(Poisson(), ETA)
+        link_mean(Poisson(), ETA)
         (entry,) = entries(folder)
         Store(folder).write(entry.stem, b"whole, but no program")
         forget()
         with pytest.warns(mlm.StoreWarning, match="damaged"):
-            np.testing.assert_allclose(mean(Poisson(), ETA), np.exp(ETA))
+            np.testing.assert_allclose(link_mean(Poisson(), ETA), np.exp(ETA))
         forget()
-        np.testing.assert_allclose(mean(Poisson(), ETA), np.exp(ETA))  # and does not warn
+        np.testing.assert_allclose(link_mean(Poisson(), ETA), np.exp(ETA))  # and does not warn
 
     @pytest.mark.parametrize("number", ["EACCES", "EROFS", "ENOSPC"])
     def test_a_folder_that_takes_nothing_is_said_once(self, folder, monkeypatch, number):
@@ -178,9 +178,9 @@ class TestMishaps:
 
         monkeypatch.setattr("tempfile.mkstemp", refuse)
         with pytest.warns(mlm.StoreWarning, match="nothing can be written") as said:
-            np.testing.assert_allclose(mean(Poisson(), ETA), np.exp(ETA))
+            np.testing.assert_allclose(link_mean(Poisson(), ETA), np.exp(ETA))
         assert len(said) == 1
-        np.testing.assert_allclose(mean(Binomial(), 0.0 * ETA), 0.5)  # and does not warn again
+        np.testing.assert_allclose(link_mean(Binomial(), 0.0 * ETA), 0.5)  # and does not warn again
         assert not list(folder.glob("*"))
 
     def test_a_disk_that_fills_up_leaves_nothing_behind(self, folder, monkeypatch):
@@ -189,33 +189,33 @@ class TestMishaps:
 
         monkeypatch.setattr("os.replace", refuse)
         with pytest.warns(mlm.StoreWarning, match="No space left"):
-            mean(Poisson(), ETA)
+            link_mean(Poisson(), ETA)
         assert not list(folder.glob("*"))
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     def test_a_read_only_folder(self, folder):
         folder.mkdir(mode=0o500)
         with pytest.warns(mlm.StoreWarning, match="nothing can be written"):
-            np.testing.assert_allclose(mean(Poisson(), ETA), np.exp(ETA))
+            np.testing.assert_allclose(link_mean(Poisson(), ETA), np.exp(ETA))
 
     def test_a_file_where_the_folder_should_be(self, folder):
         folder.write_text("no folder")
         with pytest.warns(mlm.StoreWarning):
-            np.testing.assert_allclose(mean(Poisson(), ETA), np.exp(ETA))
+            np.testing.assert_allclose(link_mean(Poisson(), ETA), np.exp(ETA))
 
     def test_a_folder_that_others_may_write_is_not_trusted(self, folder):
         folder.mkdir()
         folder.chmod(0o777)
         with pytest.warns(mlm.StoreWarning, match="may be written by others"):
-            np.testing.assert_allclose(mean(Poisson(), ETA), np.exp(ETA))
+            np.testing.assert_allclose(link_mean(Poisson(), ETA), np.exp(ETA))
         assert not entries(folder)
 
     def test_processes_that_fill_it_at_once(self, tmp_path):
         code = (
-            "import numpy as np; from mixedlm_jax.means import mean, link\n"
+            "import numpy as np; from mixedlm_jax.means import link, link_mean\n"
             "from mixedlm_jax.families import Poisson\n"
-            "for n in range(1, 40, 8): mean(Poisson(), np.ones(n))\n"
-            "print(float(mean(Poisson(), np.zeros(2))[0]))"
+            "for n in range(1, 40, 8): link_mean(Poisson(), np.ones(n))\n"
+            "print(float(link_mean(Poisson(), np.zeros(2))[0]))"
         )
         with ThreadPoolExecutor(3) as pool:
             printed = list(pool.map(lambda _: in_another_process(code, tmp_path), range(3)))

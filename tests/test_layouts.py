@@ -26,6 +26,7 @@ from mixedlm_jax.elimination import (
     selected_inverse,
     solve,
 )
+from mixedlm_jax.families import FAMILIES
 from mixedlm_jax.likelihood import log_likelihood
 from mixedlm_jax.modes import find_modes, penalised
 from mixedlm_jax.plan import Plan, elimination_order, make_plan
@@ -182,8 +183,14 @@ def test_every_layout_is_the_oracles(name, product, monkeypatch, rng):
 @pytest.mark.parametrize(
     ("family", "link", "name"),
     [
-        (*member, name)
-        for member, name in zip(
+        # every family with its default link; the others are slow
+        pytest.param(
+            family,
+            link,
+            name,
+            marks=[] if link == FAMILIES[family].links[0] else pytest.mark.slow,
+        )
+        for (family, link), name in zip(
             layouts.FAMILY_LINKS, [*LAYOUTS] * len(layouts.FAMILY_LINKS), strict=False
         )
     ],

@@ -192,11 +192,12 @@ class TestFitStatistics:
     def test_rows_without_trials_have_no_residual_deviance(self):
         y, trials, ones = np.array([0.0, 1.0]), np.array([0.0, 2.0]), np.ones(2)
         for type in ("deviance", "pearson"):
-            found = diagnostics.residuals(Binomial(), y, trials, ones, np.zeros(2), type)
+            found = diagnostics.residuals(Binomial(), y, trials, ones, np.zeros(2), ones[:0], type)
             np.testing.assert_allclose(found, 0.0)
 
     def test_weight_zero_gives_residual_zero(self):
-        rows = np.array([1.0, 5.0]), np.ones(2), np.array([0.0, 1.0]), np.zeros(2)
+        weights = np.array([0.0, 1.0])
+        rows = np.array([1.0, 5.0]), np.ones(2), weights, np.zeros(2), np.zeros(0)
         assert diagnostics.residuals(Poisson(), *rows, "deviance")[0] == 0.0
         assert diagnostics.deviance(Poisson(), *rows) == pytest.approx(2 * (5 * np.log(5) - 4))
 

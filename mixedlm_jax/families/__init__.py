@@ -1,15 +1,40 @@
-"""Response families: `Binomial`, `Poisson`, `Gaussian`, and the table that names them."""
+"""Response families, and the table that names them."""
 
 from __future__ import annotations
 
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families.base import Family
+from mixedlm_jax.families.beta import Beta
+from mixedlm_jax.families.betabinomial import BetaBinomial
 from mixedlm_jax.families.binomial import Binomial
+from mixedlm_jax.families.gamma import Gamma
 from mixedlm_jax.families.gaussian import Gaussian
+from mixedlm_jax.families.inverse_gaussian import InverseGaussian
+from mixedlm_jax.families.lognormal import LogNormal
+from mixedlm_jax.families.negative_binomial import NegativeBinomial, NegativeBinomial1
 from mixedlm_jax.families.poisson import Poisson
+from mixedlm_jax.families.student_t import StudentT
+from mixedlm_jax.families.truncated import TruncatedNegativeBinomial, TruncatedPoisson
+from mixedlm_jax.families.tweedie import Tweedie
 
 FAMILIES: dict[str, type[Family]] = {
-    family.name: family for family in (Binomial, Poisson, Gaussian)
+    family.name: family
+    for family in (
+        Binomial,
+        Poisson,
+        Gaussian,
+        Gamma,
+        InverseGaussian,
+        NegativeBinomial,
+        NegativeBinomial1,
+        Beta,
+        BetaBinomial,
+        Tweedie,
+        StudentT,
+        LogNormal,
+        TruncatedPoisson,
+        TruncatedNegativeBinomial,
+    )
 }
 
 
@@ -30,4 +55,22 @@ def resolve(family: Family | type[Family] | str) -> Family:
     )
 
 
-__all__ = ["FAMILIES", "Binomial", "Family", "Gaussian", "Poisson", "resolve"]
+__all__ = [
+    "FAMILIES",
+    "Beta",
+    "BetaBinomial",
+    "Binomial",
+    "Family",
+    "Gamma",
+    "Gaussian",
+    "InverseGaussian",
+    "LogNormal",
+    "NegativeBinomial",
+    "NegativeBinomial1",
+    "Poisson",
+    "StudentT",
+    "TruncatedNegativeBinomial",
+    "TruncatedPoisson",
+    "Tweedie",
+    "resolve",
+]

@@ -7,15 +7,18 @@ be a static argument of a compiled program.
     log f(y | eta, phi) = log_density(y, eta, phi, trials, precision) + log_base_measure(y, trials)
 
 The base measure holds what depends on neither eta nor phi, and is evaluated once a fit.
-`phi` is a vector of unconstrained coordinates (log sigma); `dispersion` gives the natural scale.
+`phi` holds unconstrained coordinates of the dispersion and shape parameters that are estimated (log
+sigma), in the order of `dispersion_names`; each of phi[0], phi[1] is a number or one a row. A shape
+that was given to the family is no part of phi. `dispersion` gives the natural scale.
 `precision` divides the dispersion: prior weights of exponential dispersion families (Gaussian
 variance sigma^2 / w). Other families see no weight: it multiplies their log-density from outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax
@@ -23,29 +26,143 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
-from mixedlm_jax.errors import DataError
+from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.links import resolve_link
+
+# Where log and logit links are as good as saturated, and halvings from there to the last digit.
+_SATURATED = 80.0
+_BISECTIONS = 64
+_FARTHEST = 700.0  # what stands for the infinite eta of a mean that has been rounded to its end
+
+LIMIT = 1e5  # a shape beyond it is told apart from an infinite one by no data
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A dispersion or shape parameter between `low` and `high`.
+
+    Its unconstrained coordinate is the logarithm, or the logit of its place in a bounded range.
+    Outside `usual` it cannot be told from its limit, whose name is `limit`.
+    """
+
+    low: float = 0.0
+    high: float = np.inf
+    usual: tuple[float, float] = (0.0, np.inf)
+    limit: str = ""
+
+    @property
+    def described(self) -> str:
+        """What values it takes, for messages."""
+        return f"between {self.low:g} and {self.high:g}" if np.isfinite(self.high) else "positive"
+
+    def natural(self, coordinate: Array) -> Array:
+        """The value at an unconstrained coordinate (JAX)."""
+        if np.isfinite(self.high):
+            return self.low + (self.high - self.low) * jax.nn.sigmoid(coordinate)
+        return jnp.exp(coordinate)
+
+    def coordinate(self, value: Any) -> Any:
+        """The inverse of `natural` (NumPy); not finite for a value that cannot be."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if np.isfinite(self.high):
+                return np.log(value - self.low) - np.log(self.high - value)
+            return np.log(value)
+
+
+def named(**parameters: Parameter) -> Mapping[str, Parameter]:
+    """The parameters of a family by name, in order."""
+    return MappingProxyType(parameters)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Base of all response families."""
+    """Base of all response families.
 
-    link: Any  # given by name or as a `Link`; a `Link` once the family is made
+    A field of the name of a parameter holds its value where it was given, None where it is to be
+    estimated.
+    """
+
+    link: Any  # a name, a `Link` or a function eta -> mu; a `Link` once the family is made
 
     name: ClassVar[str]
     links: ClassVar[tuple[str, ...]]
     log_concave_links: ClassVar[tuple[str, ...]] = ()
+    mean_range: ClassVar[tuple[float, float]] = (-np.inf, np.inf)  # of the link's mu, ends excluded
+    parameters: ClassVar[Mapping[str, Parameter]] = named()
     takes_trials: ClassVar[bool] = False
     weights_are_precisions: ClassVar[bool] = False
     has_expected_information: ClassVar[bool] = False
-    dispersion_names: ClassVar[tuple[str, ...]] = ()
+    has_residual_sd: ClassVar[bool] = False  # a residual standard deviation, named sigma
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "link", resolve_link(self.link, self.links, self.name))
+        link = resolve_link(self.link, self.links, self.name, self.mean_range)
+        object.__setattr__(self, "link", link)
+        for name, parameter in self.parameters.items():
+            value = getattr(self, name, None)
+            if value is None:
+                continue
+            if not isinstance(value, (int, float)) or not parameter.low < value < parameter.high:
+                raise ArgumentError(
+                    f"{name} of the {self.name} family is {value!r}; give a number that is "
+                    f"{parameter.described}, or leave it out to have it estimated"
+                )
+            object.__setattr__(self, name, float(value))
 
     def __str__(self) -> str:
         return f"{self.name} ( {self.link.name} )"
+
+    # The dispersion parameters.
+
+    @property
+    def dispersion_names(self) -> tuple[str, ...]:
+        """The parameters that are estimated, in the order of phi."""
+        return tuple(name for name in self.parameters if getattr(self, name, None) is None)
+
+    def coordinates(self, phi: Array) -> tuple[Array, ...]:
+        """Unconstrained coordinates of all parameters, given or estimated."""
+        return self._all(phi, lambda parameter, value: parameter.coordinate(value))
+
+    def shapes(self, dispersion: np.ndarray) -> tuple[Any, ...]:
+        """Natural values of all parameters, from those that are estimated."""
+        return self._all(dispersion, lambda parameter, value: value)
+
+    def _all(self, estimated: Array, given: Callable[[Parameter, float], Any]) -> tuple[Any, ...]:
+        names = self.dispersion_names
+        return tuple(
+            estimated[names.index(name)] if name in names else given(part, getattr(self, name))
+            for name, part in self.parameters.items()
+        )
+
+    def dispersion(self, phi: Array) -> Array:
+        """phi on its natural scale, named by `dispersion_names`."""
+        parts = [self.parameters[name].natural(x) for name, x in self._named(phi)]
+        return jnp.stack(parts) if parts else phi
+
+    def unconstrained(self, dispersion: np.ndarray) -> np.ndarray:
+        """The inverse of `dispersion` (NumPy); not finite for values that cannot be."""
+        parts = [self.parameters[name].coordinate(x) for name, x in self._named(dispersion)]
+        return np.array(parts, float) if parts else dispersion
+
+    def at_limit(self, dispersion: np.ndarray) -> np.ndarray:
+        """Which estimated parameters cannot be told from their limit (bool)."""
+        found = [
+            not self.parameters[name].usual[0] <= value <= self.parameters[name].usual[1]
+            for name, value in self._named(dispersion)
+        ]
+        return np.array(found, bool)
+
+    def limit_notes(self, dispersion: np.ndarray) -> tuple[str, ...]:
+        """A sentence for each parameter that is at its limit."""
+        return tuple(
+            f"{name} = {value:.3g}: at {self.parameters[name].limit}"
+            for (name, value), reached in zip(
+                self._named(dispersion), self.at_limit(dispersion), strict=True
+            )
+            if reached
+        )
+
+    def _named(self, values: Array) -> list[tuple[str, Array]]:
+        return [(name, values[j]) for j, name in enumerate(self.dispersion_names)]
 
     # The log-density and what follows from it (JAX, elementwise, shape (n,)).
 
@@ -66,7 +183,12 @@ class Family:
 
     def in_domain(self, eta: Array) -> Array:
         """Where eta gives a valid distribution (bool)."""
-        return self.link.in_domain(eta)
+        valid = self.link.in_domain(eta)
+        (low, high), (least, most) = self.mean_range, self.link.range
+        if low <= least and most <= high:
+            return valid
+        mu = self.link.inverse(jnp.where(valid, eta, self.link.interior))
+        return valid & (mu > low) & (mu < high)
 
     @property
     def restricted(self) -> bool:
@@ -86,17 +208,9 @@ class Family:
         """What theta is relative to: sigma for the Gaussian, 1 elsewhere."""
         return 1.0
 
-    def effect_unit(self, phi: Array) -> Array | float:
+    def effect_unit(self, phi: Array, y: Array, weights: Array) -> Array | float:
         """What random effects are small or large against: 1, where eta has no unit of its own."""
         return 1.0
-
-    def dispersion(self, phi: Array) -> Array:
-        """phi on its natural scale, named by `dispersion_names`."""
-        return phi
-
-    def unconstrained(self, dispersion: np.ndarray) -> np.ndarray:
-        """The inverse of `dispersion` (NumPy)."""
-        return dispersion
 
     @property
     def is_linear(self) -> bool:
@@ -108,15 +222,30 @@ class Family:
         """Whether log f is concave in eta, so that Newton's method needs no safeguard."""
         return self.link.name in self.log_concave_links
 
-    # Moments and residuals (NumPy; mu is the mean of one trial).
+    # Moments and residuals (NumPy). mu is the link's inverse of eta, the mean of one trial unless
+    # `mean` says otherwise; dispersion holds the estimated parameters on their natural scale.
 
-    def variance(self, mu: np.ndarray) -> np.ndarray:
-        """The variance function V(mu) of one trial at dispersion 1."""
+    def mean(self, mu: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+        """E(y), of one trial."""
+        return mu
+
+    def variance(self, mu: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+        """Var(y) of one trial, divided by the square of `residual_scale`."""
         raise NotImplementedError
 
-    def unit_deviance(self, y: np.ndarray, mu: np.ndarray, trials: np.ndarray) -> np.ndarray:
-        """2 (log f at mu = y - log f at mu) at dispersion 1, shape (n,)."""
-        raise NotImplementedError
+    def residual_scale(self, dispersion: np.ndarray) -> np.ndarray | float:
+        """The square root of the dispersion that multiplies the variance function, 1 if none."""
+        return 1.0
+
+    def unit_deviance(
+        self, y: np.ndarray, mu: np.ndarray, trials: np.ndarray, dispersion: np.ndarray
+    ) -> np.ndarray:
+        """2 (largest log f of y over the mean - log f at mu), shape (n,).
+
+        At dispersion 1 where the family is an exponential dispersion model. By default at the
+        fitted dispersion, the largest value found by bisecting the score.
+        """
+        return saturated_deviance(self, y, mu, trials, dispersion)
 
     # The response.
 
@@ -140,9 +269,20 @@ class Family:
         """A mean near each y (of one trial) whose link is finite."""
         raise NotImplementedError
 
-    def start_phi(self, y: np.ndarray, mu: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def start_phi(
+        self, y: np.ndarray, mu: np.ndarray, trials: np.ndarray, weights: np.ndarray
+    ) -> np.ndarray:
         """Rough unconstrained phi from fitted means, shape (number of dispersion parameters,)."""
-        return np.zeros(0)
+        used = weights > 0
+        rough = self.moments(y[used], mu[used], trials[used], weights[used])
+        names = self.dispersion_names
+        return self.unconstrained(np.array([rough[name] for name in names], float))
+
+    def moments(
+        self, y: np.ndarray, mu: np.ndarray, trials: np.ndarray, weights: np.ndarray
+    ) -> dict[str, Any]:
+        """Rough natural values of all parameters from fitted means, rows of weight 0 left out."""
+        return {}
 
 
 def require(ok: np.ndarray, y: np.ndarray, family: str, expected: str, hint: str) -> None:
@@ -153,6 +293,110 @@ def require(ok: np.ndarray, y: np.ndarray, family: str, expected: str, hint: str
             f"the {family} family expects {expected}, but response {y[row]:g} was found in row "
             f"{row} of the rows used ({int(np.sum(~ok))} such rows); {hint}"
         )
+
+
+def require_counts(y: np.ndarray, family: str) -> None:
+    """Raise `DataError` unless every y is 0, 1, 2, ..."""
+    require(y >= 0, y, family, "counts that are not negative", "check the response")
+    whole = np.abs(y - np.round(y)) <= 1e-6 * np.maximum(y, 1.0)
+    hint = "model a rate as a count with `offset=` the log of the exposure"
+    require(whole, y, family, "whole counts", hint)
+
+
+def require_positive(y: np.ndarray, family: str) -> None:
+    """Raise `DataError` unless every y is positive."""
+    hint = "amounts with exact zeros belong to the tweedie family"
+    require(y > 0, y, family, "responses that are positive", hint)
+
+
+def require_successes(y: np.ndarray, trials: np.ndarray, family: str) -> None:
+    """Raise `DataError` unless every y is a number of successes out of its trials."""
+    require(
+        trials >= 0,
+        trials,
+        family,
+        "numbers of trials that are not negative",
+        "check the denominator",
+    )
+    require(
+        y >= 0,
+        y,
+        family,
+        "numbers of successes from 0 to the number of trials",
+        "check the response",
+    )
+    require(
+        y <= trials,
+        y,
+        family,
+        "no more successes than trials",
+        "write `successes / trials ~ ...`, or code a two-valued response as 0 and 1",
+    )
+    whole = np.abs(y - np.round(y)) <= 1e-6 * np.maximum(y, 1.0)
+    whole &= np.abs(trials - np.round(trials)) <= 1e-6 * np.maximum(trials, 1.0)
+    require(
+        whole,
+        y,
+        family,
+        "whole numbers of successes and trials",
+        "give a proportion's number of trials as `weights=`, or write `successes / trials`",
+    )
+
+
+def bounded_below(family: Family, lowest: float, trials: np.ndarray) -> tuple[Any, Any]:
+    """`Family.bounds` of a count whose smallest value is certain at a mean of 0.
+
+    Only under the log link does a mean of 0 lie at an eta that is not finite.
+    """
+    low = lowest if family.link.name == "log" else -np.inf
+    return np.full_like(trials, low), np.full_like(trials, np.inf)
+
+
+def relative_unit(family: Family, y: Array, weights: Array) -> Array | float:
+    """The change of eta that multiplies a typical mean by e, for `Family.effect_unit`."""
+    if family.link.name == "log":
+        return 1.0
+    used = weights > 0
+    typical = jnp.sum(jnp.where(used, weights * y, 0.0)) / jnp.sum(jnp.where(used, weights, 0.0))
+    eta = family.link.link(typical)
+    return 1.0 / jnp.abs(jax.grad(family.link.log_inverse)(eta))
+
+
+def saturated_deviance(
+    family: Family, y: np.ndarray, mu: np.ndarray, trials: np.ndarray, dispersion: np.ndarray
+) -> np.ndarray:
+    """2 (largest log f of y over the mean - log f at mu), the former by bisecting the score.
+
+    The score in eta of the family's first link must change its sign once; a largest value out in a
+    tail is taken where the link is all but saturated.
+    """
+    with jax.enable_x64(True):
+        plain = replace(family, link=family.links[0])
+        phi = jnp.asarray(family.unconstrained(np.asarray(dispersion, float)))
+        response, out_of = jnp.asarray(y, float), jnp.asarray(trials, float)
+        one = jnp.ones_like(response)
+
+        def log_density(eta):
+            return plain.log_density(response, eta, phi, out_of, one)
+
+        def halve(_, ends):
+            low, high = ends
+            middle = 0.5 * (low + high)
+            rising = jax.jvp(log_density, (middle,), (one,))[1] > 0
+            return jnp.where(rising, middle, low), jnp.where(rising, high, middle)
+
+        ends = (-_SATURATED * one, _SATURATED * one)
+        low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, ends)
+        top = log_density(0.5 * (low + high))
+        eta = plain.link.link(jnp.asarray(mu, float))
+        here = log_density(jnp.clip(eta, -_FARTHEST, _FARTHEST))
+        return np.maximum(2.0 * np.asarray(top - here), 0.0)
+
+
+def exp_less_one(x: Array) -> Array:
+    """exp(x) - 1, with derivatives that keep their digits where exp(x) is small (JAX)."""
+    low = x < -1.0
+    return jnp.where(low, jnp.exp(x) - 1.0, jnp.expm1(jnp.where(low, 0.0, x)))
 
 
 def xlogy(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import Family, require, xlogy
+from mixedlm_jax.families.base import Family, require_successes, xlogy
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Binomial(Family):
     name = "binomial"
     links = ("logit", "probit", "cloglog", "cauchit", "log")
     log_concave_links = ("logit", "probit", "cloglog", "log")
+    mean_range = (0.0, 1.0)
     has_expected_information = True
     takes_trials = True
 
@@ -35,7 +36,7 @@ class Binomial(Family):
         return lgamma(trials + 1.0) - lgamma(y + 1.0) - lgamma(trials - y + 1.0)
 
     def in_domain(self, eta):
-        return eta < 0.0 if self.link.name == "log" else self.link.in_domain(eta)
+        return eta < 0.0 if self.link.name == "log" else super().in_domain(eta)
 
     def expected_information(self, eta, phi, trials, precision):
         # (dmu/deta)^2 / (mu (1 - mu)) as two logarithmic derivatives: no 0/0 in the tails
@@ -44,10 +45,10 @@ class Binomial(Family):
         dlog_rest = jax.jvp(self.link.log_complement, (eta,), (one,))[1]
         return -trials * dlog_mu * dlog_rest
 
-    def variance(self, mu):
+    def variance(self, mu, dispersion):
         return mu * (1.0 - mu)
 
-    def unit_deviance(self, y, mu, trials):
+    def unit_deviance(self, y, mu, trials, dispersion):
         fitted = trials * mu
         failures = trials - y
         # xlogy twice, not the logarithm of a quotient: 0 successes out of 0 expected is no deviance
@@ -56,36 +57,7 @@ class Binomial(Family):
         return np.maximum(2.0 * (successes_part + failures_part), 0.0)
 
     def check_response(self, y, trials):
-        require(
-            trials >= 0,
-            trials,
-            self.name,
-            "numbers of trials that are not negative",
-            "check the denominator",
-        )
-        require(
-            y >= 0,
-            y,
-            self.name,
-            "numbers of successes from 0 to the number of trials",
-            "check the response",
-        )
-        require(
-            y <= trials,
-            y,
-            self.name,
-            "no more successes than trials",
-            "write `successes / trials ~ ...`, or code a two-valued response as 0 and 1",
-        )
-        whole = np.abs(y - np.round(y)) <= 1e-6 * np.maximum(y, 1.0)
-        whole &= np.abs(trials - np.round(trials)) <= 1e-6 * np.maximum(trials, 1.0)
-        require(
-            whole,
-            y,
-            self.name,
-            "whole numbers of successes and trials",
-            "give a proportion's number of trials as `weights=`, or write `successes / trials`",
-        )
+        require_successes(y, trials, self.name)
 
     def bounds(self, trials):
         # under the log link a mean of 1 lies at eta = 0, the edge of the domain

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import Family
+from mixedlm_jax.families.base import Family, Parameter, named
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Gaussian(Family):
     log_concave_links = ("identity",)
     has_expected_information = True
     weights_are_precisions = True
-    dispersion_names = ("sigma",)
+    has_residual_sd = True
+    parameters = named(sigma=Parameter())
 
     @property
     def is_linear(self):
@@ -44,26 +45,21 @@ class Gaussian(Family):
     def ranef_scale(self, phi):
         return jnp.exp(phi[0])
 
-    def effect_unit(self, phi):
+    def effect_unit(self, phi, y, weights):
         # under the identity link eta has the unit of y, and so has sigma
         return jnp.exp(phi[0]) if self.link.name == "identity" else 1.0
 
-    def dispersion(self, phi):
-        return jnp.exp(phi)
-
-    def unconstrained(self, dispersion):
-        return np.log(dispersion)
-
-    def variance(self, mu):
+    def variance(self, mu, dispersion):
         return np.ones_like(mu)
 
-    def unit_deviance(self, y, mu, trials):
+    def residual_scale(self, dispersion):
+        return dispersion[0]
+
+    def unit_deviance(self, y, mu, trials, dispersion):
         return (y - mu) ** 2
 
     def start_mean(self, y, trials):
         return np.maximum(y, 0.1 * np.std(y)) if self.link.name == "log" else y
 
-    def start_phi(self, y, mu, weights):
-        used = weights > 0
-        mean_square = np.mean(weights[used] * (y[used] - mu[used]) ** 2)
-        return np.log(np.sqrt(np.array([mean_square])))
+    def moments(self, y, mu, trials, weights):
+        return {"sigma": np.sqrt(np.mean(weights * (y - mu) ** 2))}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import Family, require, xlogy
+from mixedlm_jax.families.base import Family, bounded_below, require_counts, xlogy
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Poisson(Family):
     name = "poisson"
     links = ("log", "sqrt", "identity")
     log_concave_links = ("log", "sqrt", "identity")
+    mean_range = (0.0, np.inf)
     has_expected_information = True
 
     def log_density(self, y, eta, phi, trials, precision):
@@ -32,35 +33,22 @@ class Poisson(Family):
     def log_base_measure(self, y, trials):
         return -jax.lax.lgamma(y + 1.0)
 
-    def in_domain(self, eta):
-        return eta > 0.0 if self.link.name == "identity" else self.link.in_domain(eta)
-
     def expected_information(self, eta, phi, trials, precision):
         # (dmu/deta)^2 / mu as a product of derivatives of mu and log mu: its square may overflow
         dlog_mu = jax.jvp(self.link.log_inverse, (eta,), (jnp.ones_like(eta),))[1]
         return self.link.derivative(eta) * dlog_mu
 
-    def variance(self, mu):
+    def variance(self, mu, dispersion):
         return mu
 
-    def unit_deviance(self, y, mu, trials):
+    def unit_deviance(self, y, mu, trials, dispersion):
         return np.maximum(2.0 * (xlogy(y, y) - xlogy(y, mu) - (y - mu)), 0.0)
 
     def check_response(self, y, trials):
-        require(y >= 0, y, self.name, "counts that are not negative", "check the response")
-        whole = np.abs(y - np.round(y)) <= 1e-6 * np.maximum(y, 1.0)
-        require(
-            whole,
-            y,
-            self.name,
-            "whole counts",
-            "model a rate as a count with `offset=` the log of the exposure",
-        )
+        require_counts(y, self.name)
 
     def bounds(self, trials):
-        # only under the log link does a mean of 0 lie at an eta that is not finite
-        lowest = 0.0 if self.link.name == "log" else -np.inf
-        return np.full_like(trials, lowest), np.full_like(trials, np.inf)
+        return bounded_below(self, 0.0, trials)
 
     def one_row_per_level(self, trials):
         return "ok"

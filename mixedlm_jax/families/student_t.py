@@ -1,0 +1,76 @@
+"""Measurements with outliers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from mixedlm_jax.families.base import LIMIT, Family, Parameter, named
+from mixedlm_jax.families.loggamma import HALF_LOG_2PI, log_rising
+
+_FAR = 1e100  # beyond it z^2 may overflow, and 1 + z^2 is z^2
+
+
+@dataclass(frozen=True)
+class StudentT(Family):
+    """Student's t: (y - mu) / sigma has df degrees of freedom; variance sigma^2 df / (df - 2).
+
+    sigma is the scale, not the standard deviation (Lange, Little and Taylor 1989). The density is
+    not log-concave. Links: identity (default), log. sigma and df are estimated unless they are
+    given; with df -> inf it is the Gaussian.
+    """
+
+    link: Any = "identity"
+    sigma: float | None = None
+    df: float | None = None
+
+    name = "student_t"
+    links = ("identity", "log")
+    parameters = named(
+        sigma=Parameter(),
+        df=Parameter(usual=(0.0, LIMIT), limit="the Gaussian limit"),
+    )
+    has_expected_information = True
+
+    def log_density(self, y, eta, phi, trials, precision):
+        log_sigma, log_df = self.coordinates(phi)
+        z = (y - self.link.inverse(eta)) * jnp.exp(-log_sigma - 0.5 * log_df)
+        far = jnp.abs(z) > _FAR
+        near = jnp.log1p(jnp.where(far, 0.0, z) ** 2)
+        tail = jnp.where(far, 2.0 * jnp.log(jnp.abs(jnp.where(far, z, 1.0))), near)
+        # lgamma((df + 1) / 2) - lgamma(df / 2) - log(df / 2) / 2 -> 0 with df -> inf
+        half = jnp.full_like(eta, 0.5)
+        constant = log_rising(half, log_df - np.log(2.0)) - log_sigma - HALF_LOG_2PI
+        return constant - 0.5 * (jnp.exp(log_df) + 1.0) * tail
+
+    def expected_information(self, eta, phi, trials, precision):
+        log_sigma, log_df = self.coordinates(phi)
+        df = jnp.exp(log_df)
+        return self.link.derivative(eta) ** 2 * jnp.exp(-2.0 * log_sigma) * (df + 1.0) / (df + 3.0)
+
+    def effect_unit(self, phi, y, weights):
+        # under the identity link eta has the unit of y, and so has sigma
+        return jnp.exp(self.coordinates(phi)[0]) if self.link.name == "identity" else 1.0
+
+    def variance(self, mu, dispersion):
+        return np.ones_like(mu)
+
+    def residual_scale(self, dispersion):
+        # with 2 degrees of freedom or fewer there is no variance: the scale stands in
+        sigma, df = self.shapes(dispersion)
+        return sigma * np.sqrt(df / (df - 2.0)) if df > 2.0 else sigma
+
+    def unit_deviance(self, y, mu, trials, dispersion):
+        sigma, df = self.shapes(dispersion)
+        return (df + 1.0) * np.log1p(((y - mu) / sigma) ** 2 / df)
+
+    def start_mean(self, y, trials):
+        return np.maximum(y, 0.1 * np.std(y)) if self.link.name == "log" else y
+
+    def moments(self, y, mu, trials, weights):
+        # a normal sample's median absolute deviation is .6745 sigma
+        scale = np.median(np.abs(y - mu)) / 0.6745
+        return {"sigma": scale if scale > 0 else np.std(y - mu), "df": 5.0}

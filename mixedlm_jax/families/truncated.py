@@ -1,0 +1,158 @@
+"""Counts without zeros: the positive part of a count distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixedlm_jax.arrays import Array
+from mixedlm_jax.families.base import (
+    LIMIT,
+    Family,
+    Parameter,
+    bounded_below,
+    named,
+    require,
+    require_counts,
+)
+from mixedlm_jax.families.loggamma import log_rising
+from mixedlm_jax.families.negative_binomial import moment_theta
+from mixedlm_jax.links import LINKS, softplus
+
+
+def log_positive(log_rate: Array) -> Array:
+    """log(1 - exp(-T)) from log T: the chance of a count that is not 0."""
+    return LINKS["cloglog"]().log_inverse(log_rate)
+
+
+def _log_softplus(x: Array) -> Array:
+    """log log(1 + exp(x)); below -30 it is x - exp(x) / 2 to the last digit."""
+    low = x < -30.0
+    tail = jnp.where(low, x, -30.0)
+    return jnp.where(low, tail - 0.5 * jnp.exp(tail), jnp.log(softplus(jnp.where(low, 0.0, x))))
+
+
+def _require_positive_counts(y: np.ndarray, family: str) -> None:
+    require_counts(y, family)
+    hint = "zeros need a hurdle model, whose zero part has a formula of its own"
+    require(y > 0, y, family, "counts from 1 upwards", hint)
+
+
+@dataclass(frozen=True)
+class TruncatedPoisson(Family):
+    """Poisson counts given that they are not 0; mu is the mean before truncation.
+
+    log f = y log mu - mu - log(1 - exp(-mu)) - log y!, E(y) = mu / (1 - exp(-mu)) (Cameron and
+    Trivedi 2013, section 4.3). Links: log (default), sqrt, identity.
+    """
+
+    link: Any = "log"
+
+    name = "truncated_poisson"
+    links = ("log", "sqrt", "identity")
+    log_concave_links = ("log",)
+    mean_range = (0.0, np.inf)
+    has_expected_information = True
+
+    def log_density(self, y, eta, phi, trials, precision):
+        log_mu = self.link.log_inverse(eta)
+        return y * log_mu - self.link.inverse(eta) - log_positive(log_mu)
+
+    def log_base_measure(self, y, trials):
+        return -jax.lax.lgamma(y + 1.0)
+
+    def expected_information(self, eta, phi, trials, precision):
+        # the score is dlog(mu)/deta (y - E(y))
+        dlog_mu = jax.jvp(self.link.log_inverse, (eta,), (jnp.ones_like(eta),))[1]
+        mu = self.link.inverse(eta)
+        positive = jnp.exp(log_positive(self.link.log_inverse(eta)))
+        mean = mu / positive
+        return dlog_mu**2 * mean * (1.0 + mu - mean)
+
+    def mean(self, mu, dispersion):
+        return mu / -np.expm1(-mu)
+
+    def variance(self, mu, dispersion):
+        mean = self.mean(mu, dispersion)
+        return mean * (1.0 + mu - mean)
+
+    def check_response(self, y, trials):
+        _require_positive_counts(y, self.name)
+
+    def bounds(self, trials):
+        return bounded_below(self, 1.0, trials)
+
+    def one_row_per_level(self, trials):
+        return "ok"
+
+    def start_mean(self, y, trials):
+        return np.maximum(y - 0.5, 0.2)
+
+
+@dataclass(frozen=True)
+class TruncatedNegativeBinomial(Family):
+    """Negative binomial counts given that they are not 0; mu is the mean before truncation.
+
+    Before truncation the variance is mu + mu^2 / theta; log f is the negative binomial's less
+    log(1 - P0), P0 = (1 + mu / theta)^-theta, and E(y) = mu / (1 - P0) (Cameron and Trivedi 2013,
+    section 4.3). Links: log (default), sqrt, identity. theta is estimated unless it is given.
+    """
+
+    link: Any = "log"
+    theta: float | None = None
+
+    name = "truncated_nbinom2"
+    links = ("log", "sqrt", "identity")
+    mean_range = (0.0, np.inf)
+    parameters = named(theta=Parameter(usual=(0.0, LIMIT), limit="the truncated Poisson limit"))
+    has_expected_information = True
+
+    def log_density(self, y, eta, phi, trials, precision):
+        (log_theta,) = self.coordinates(phi)
+        log_mu = self.link.log_inverse(eta)
+        log_theta = jnp.asarray(log_theta, log_mu.dtype)
+        ratio = log_mu - log_theta
+        spread = (y + jnp.exp(log_theta)) * softplus(ratio)
+        truncated = log_positive(log_theta + _log_softplus(ratio))
+        return y * log_mu - spread + log_rising(y, log_theta) - truncated
+
+    def log_base_measure(self, y, trials):
+        return -jax.lax.lgamma(y + 1.0)
+
+    def expected_information(self, eta, phi, trials, precision):
+        # the score is dlog(mu)/deta (y - E(y)) / (1 + mu / theta); with a = mu / (1 + mu / theta)
+        # its variance is a / (1 - P0) (1 - a P0 / (1 - P0)) (dlog(mu)/deta)^2
+        (log_theta,) = self.coordinates(phi)
+        log_mu = self.link.log_inverse(eta)
+        dlog_mu = jax.jvp(self.link.log_inverse, (eta,), (jnp.ones_like(eta),))[1]
+        log_rate = log_theta + _log_softplus(log_mu - log_theta)
+        log_a = log_mu - softplus(log_mu - log_theta)
+        own = jnp.exp(log_a - log_positive(log_rate))
+        return dlog_mu**2 * own * (1.0 - own * jnp.exp(-jnp.exp(log_rate)))
+
+    def mean(self, mu, dispersion):
+        (theta,) = self.shapes(dispersion)
+        return mu / -np.expm1(-theta * np.log1p(mu / theta))
+
+    def variance(self, mu, dispersion):
+        mean = self.mean(mu, dispersion)
+        return mean * (1.0 + mu + mu / self.shapes(dispersion)[0] - mean)
+
+    def check_response(self, y, trials):
+        _require_positive_counts(y, self.name)
+
+    def bounds(self, trials):
+        return bounded_below(self, 1.0, trials)
+
+    def one_row_per_level(self, trials):
+        return "warn" if self.dispersion_names else "ok"
+
+    def start_mean(self, y, trials):
+        return np.maximum(y - 0.5, 0.2)
+
+    def moments(self, y, mu, trials, weights):
+        return {"theta": moment_theta(y, mu, weights)}
