@@ -6,8 +6,8 @@ import re
 import sys
 from typing import Any
 
+import executed
 import nbformat
-import notebooks
 import pytest
 from test_documents import comparable
 
@@ -35,13 +35,17 @@ def pictures(cell: Any) -> int:
     return sum("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
-@pytest.fixture(params=notebooks.SOURCES, ids=lambda path: path.stem)
+def shown(cell: Any) -> list[str]:
+    return [cell.source, *(texts(cell) if cell.cell_type == "code" else [])]
+
+
+@pytest.fixture(params=executed.SOURCES, ids=lambda path: path.stem)
 def path(request):
     return request.param
 
 
 def test_there_are_notebooks():
-    assert [path.stem for path in notebooks.SOURCES] == ["tutorial"]
+    assert [path.stem for path in executed.SOURCES] == ["tutorial"]
 
 
 def test_notebook_is_stored_executed_and_clean(path):
@@ -63,14 +67,10 @@ def test_notebook_is_stored_executed_and_clean(path):
     assert len(text.encode()) < MAX_BYTES
 
 
-def shown(cell: Any) -> list[str]:
-    return [cell.source, *(texts(cell) if cell.cell_type == "code" else [])]
-
-
 @pytest.mark.filterwarnings("default")  # Jupyter's own are not ours to mend
 def test_notebook_prints_what_it_shows(path, tmp_path):
     stored = nbformat.read(path, as_version=4)
-    fresh, where = notebooks.execute(stored, tmp_path)
+    fresh, where = executed.execute(stored, tmp_path)
     assert where == [sys.executable, mixedlm_jax.__file__]
     for old, new in zip(code_cells(stored), code_cells(fresh), strict=True):
         assert texts(new) == texts(old), old.id

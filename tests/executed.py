@@ -1,6 +1,6 @@
 """Notebooks executed cell by cell in a kernel of this interpreter, away from the user's settings.
 
-As a script, stores each notebook anew with what it prints: `python tests/notebooks.py`.
+As a script, stores each notebook anew with what it prints: `python tests/executed.py`.
 """
 
 from __future__ import annotations
