@@ -9,6 +9,7 @@ from typing import Any
 from mixedlm_jax.approximation import LaplaceCheck
 from mixedlm_jax.call import Call
 from mixedlm_jax.control import GlmerControl
+from mixedlm_jax.dispersion import phi_names
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family, NegativeBinomial, resolve
 from mixedlm_jax.formula import parse
@@ -29,6 +30,8 @@ def glmer(
     offset: Any = None,
     na_action: str = "omit",
     contrasts: Mapping[str, str] | None = None,
+    ziformula: str | None = None,
+    dispformula: str | None = None,
     start: Mapping[str, Any] | None = None,
     control: GlmerControl | None = None,
     verbose: int | None = None,
@@ -63,6 +66,12 @@ def glmer(
         `fitted` and `residuals`), "raise" refuses them.
     contrasts
         Per column of a fixed-effect factor "treatment" (default), "sum", "helmert" or "poly".
+    ziformula
+        Fixed effects of the logit of the probability of a structural zero, one-sided: `"~ 1"`,
+        `"~ x"`. With a truncated family this is the hurdle: the probability of any zero.
+    dispformula
+        Fixed effects of the logarithm of the family's first dispersion parameter, one-sided; of the
+        logit, where that is bounded. The random effects' theta is then absolute for every family.
     start
         Where to begin, each part optional: "theta", "beta" (or lme4's "fixef"), and "phi", the
         estimated dispersion parameters on their natural scale, in the order of
@@ -113,6 +122,8 @@ def glmer(
         offset=offset,
         na_action=na_action,
         contrasts=contrasts,
+        ziformula=ziformula,
+        dispformula=dispformula,
         control=control,
     )
     model = fit_call(call, start=start, verbose=verbose)
@@ -131,6 +142,8 @@ def glmer_nb(
     offset: Any = None,
     na_action: str = "omit",
     contrasts: Mapping[str, str] | None = None,
+    ziformula: str | None = None,
+    dispformula: str | None = None,
     start: Mapping[str, Any] | None = None,
     control: GlmerControl | None = None,
     verbose: int | None = None,
@@ -159,6 +172,8 @@ def glmer_nb(
         offset=offset,
         na_action=na_action,
         contrasts=contrasts,
+        ziformula=ziformula,
+        dispformula=dispformula,
         control=control,
     )
     model = fit_call(call, start=start, verbose=verbose)
@@ -225,6 +240,6 @@ def check_laplace(model: GlmerResult, nAGQ: int | None = None) -> LaplaceCheck:
     names = (
         *theta_names(model.design, model.labels),
         *model.labels.fixed,
-        *model.fit.phi_names,
+        *phi_names(model.family, model.labels.parts),
     )
     return LaplaceCheck.of(correction, quadrature, sum(model.ngrps().values()), names)

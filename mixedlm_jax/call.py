@@ -12,11 +12,12 @@ import jax
 from mixedlm_jax.buckets import padded
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels, build
+from mixedlm_jax.dispersion import DISPERSION
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.expression import suggest
-from mixedlm_jax.families import Family, resolve
+from mixedlm_jax.families import ZERO, Family, resolve, with_zeros
 from mixedlm_jax.fit import Fit, fit_problem, trimmed
-from mixedlm_jax.formula import Formula
+from mixedlm_jax.formula import Formula, parse_part
 from mixedlm_jax.identification import check_identified
 from mixedlm_jax.problem import make_problem
 from mixedlm_jax.progress import check_verbose, progress
@@ -33,7 +34,10 @@ class Call:
     Raises
     ------
     ArgumentError
-        For an nAGQ or a control outside the values they may take.
+        For an nAGQ or a control outside the values they may take, and for a formula of zeros with a
+        family that cannot have them.
+    FormulaError
+        For a ziformula or dispformula that is not one-sided.
     """
 
     formula: Formula
@@ -46,10 +50,20 @@ class Call:
     na_action: str = "omit"
     contrasts: Mapping[str, str] | None = None
     control: GlmerControl | None = None
+    ziformula: str | None = None
+    dispformula: str | None = None
 
     def __post_init__(self) -> None:
         _check_nAGQ(self.nAGQ)
         _check_control(self.control)
+        written = {
+            ZERO: (self.ziformula, "ziformula"),
+            DISPERSION: (self.dispformula, "dispformula"),
+        }
+        parts = {name: parse_part(*given) for name, given in written.items()}
+        found = tuple((name, terms) for name, terms in parts.items() if terms is not None)
+        object.__setattr__(self, "formula", replace(self.formula, parts=found))
+        object.__setattr__(self, "family", with_zeros(self.family, parts[ZERO] is not None))
 
     @property
     def described_weights(self) -> str | None:

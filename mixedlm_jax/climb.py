@@ -11,6 +11,7 @@ import numpy as np
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.curvature import Curvature
+from mixedlm_jax.dispersion import at_limit
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search, begin, bfgs
@@ -74,8 +75,8 @@ class Outcome:
         limit = np.zeros(len(self.search.x), bool)
         count = self.problem.n_phi
         if count and self.finite:
-            family, phi = self.problem.family, np.asarray(self.search.x)[-count:]
-            limit[-count:] = family.at_limit(np.asarray(family.dispersion(phi)))
+            problem, phi = self.problem, np.asarray(self.search.x)[-count:]
+            limit[-count:] = at_limit(problem.family, problem.phi_matrices, phi)
         return limit
 
     def verdict(self, separated: tuple[int, ...] = ()) -> Verdict:

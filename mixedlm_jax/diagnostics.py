@@ -11,6 +11,7 @@ import numpy as np
 
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
+from mixedlm_jax.families.base import Shapes
 from mixedlm_jax.means import link_mean, mean, mean_slope
 
 SMALL_CLUSTER = 10  # rows of a level
@@ -22,7 +23,7 @@ def residuals(
     trials: np.ndarray,
     weights: np.ndarray,
     eta: np.ndarray,
-    dispersion: np.ndarray,
+    dispersion: Shapes,
     type: str = "deviance",
 ) -> np.ndarray:
     """Residuals of n rows (n,); y, trials, weights and eta are (n,).
@@ -45,7 +46,7 @@ def deviance(
     trials: np.ndarray,
     weights: np.ndarray,
     eta: np.ndarray,
-    dispersion: np.ndarray,
+    dispersion: Shapes,
 ) -> float:
     """Sum of the squared deviance residuals."""
     units = family.unit_deviance(y, link_mean(family, eta), trials, dispersion)

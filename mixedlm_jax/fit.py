@@ -35,8 +35,9 @@ class Fit:
     """A fitted model as arrays (NumPy, float64).
 
     theta: covariance parameters, relative to sigma for the Gaussian. beta (p,). phi: dispersion
-    parameters on their natural scale, named by phi_names. u, b: conditional modes per grouping
-    factor (k, levels), spherical and on the scale of eta. eta: linear predictor at the modes (n,),
+    parameters on their natural scale, or coefficients of their linear predictors. u, b: conditional
+    modes per grouping factor (k, levels), spherical and on the scale of eta. eta: linear predictor
+    at the modes (n,),
     offset included. factors: Lambda per grouping factor on the scale of eta (k, k). scale: what
     theta is relative to, sigma for the Gaussian, else 1. log_likelihood: with every constant.
     vcov: covariance of (theta, beta, phi), nan for parameters of a term on its boundary and for
@@ -47,7 +48,6 @@ class Fit:
     theta: np.ndarray
     beta: np.ndarray
     phi: np.ndarray
-    phi_names: tuple[str, ...]
     u: tuple[np.ndarray, ...]
     b: tuple[np.ndarray, ...]
     eta: np.ndarray
@@ -102,7 +102,6 @@ def fit_problem(
         theta=params.theta * theta_signs,
         beta=back @ params.beta,
         phi=state.phi,
-        phi_names=problem.family.dispersion_names,
         u=u,
         b=tuple(factor @ part for factor, part in zip(factors, u, strict=True)),
         eta=state.eta,

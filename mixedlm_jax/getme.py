@@ -17,6 +17,7 @@ import pandas as pd
 
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.design import Design, Labels, Term
+from mixedlm_jax.dispersion import natural_at_rows
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.expression import suggest
 from mixedlm_jax.families import Family
@@ -49,6 +50,11 @@ class Source:
     @property
     def terms(self) -> tuple[Term, ...]:
         return self.design.terms
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        """Natural values of the estimated dispersion parameters, numbers or one a row."""
+        return natural_at_rows(self.family, self.design.parts, self.fit.phi)
 
     def levels(self, term: Term) -> int:
         """Number of levels of a term's factor."""
@@ -147,7 +153,7 @@ PARTS: dict[str, Callable[[Source], Any]] = {
     "Lambda": _Lambda,
     "Lambdat": lambda source: _Lambda(source).T.tocsc(),
     "y": lambda source: source.design.y / source.design.trials,
-    "mu": lambda source: mean(source.family, source.fit.eta, source.fit.phi),
+    "mu": lambda source: mean(source.family, source.fit.eta, source.shapes),
     "offset": lambda source: source.design.offset.copy(),
     "u": lambda source: source.stacked(source.fit.u) * source.fit.scale,
     "b": lambda source: source.stacked(source.fit.b),

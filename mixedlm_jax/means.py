@@ -9,6 +9,7 @@ from mixedlm_jax.arrays import Array
 from mixedlm_jax.buckets import filled_rows
 from mixedlm_jax.compiled import Program, program
 from mixedlm_jax.families import Family
+from mixedlm_jax.families.base import Shapes
 
 
 @program("family")
@@ -40,12 +41,23 @@ def _at_rows(function: Program, family: Family, values: np.ndarray) -> np.ndarra
         return np.array(function(family, filled_rows(values)))[: len(values)]
 
 
-def mean(family: Family, eta: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+def mean(family: Family, eta: np.ndarray, dispersion: Shapes) -> np.ndarray:
     """E(y) at eta (m,), of one trial where the family takes trials.
 
     dispersion: the estimated dispersion parameters on their natural scale.
     """
     return family.mean(link_mean(family, eta), dispersion)
+
+
+def on_scale(family: Family, eta: np.ndarray, dispersion: Shapes, type: str) -> np.ndarray:
+    """Predictions at eta (m,) on a scale of `predict.SCALES`."""
+    if type == "link":
+        return eta
+    if type == "zprob":
+        return np.broadcast_to(family.zero_probability(dispersion), eta.shape)
+    if type == "conditional":
+        return family.conditional_mean(link_mean(family, eta), dispersion)
+    return mean(family, eta, dispersion)
 
 
 def link_mean(family: Family, eta: np.ndarray) -> np.ndarray:

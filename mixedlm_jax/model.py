@@ -14,12 +14,13 @@ from mixedlm_jax import diagnostics
 from mixedlm_jax.call import Call
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.design import Design, Labels
+from mixedlm_jax.dispersion import DISPERSION, natural_at_rows, part_slice, phi_names
 from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
 from mixedlm_jax.getme import get_me
 from mixedlm_jax.inference import correlation, standard_errors, wald_intervals, wald_tests
-from mixedlm_jax.means import mean
+from mixedlm_jax.means import mean, on_scale
 from mixedlm_jax.model_frame import model_frame
 from mixedlm_jax.names import effect_names, term_names, theta_names
 from mixedlm_jax.new_response import with_response
@@ -197,7 +198,14 @@ class GlmerResult:
 
     @property
     def _sigma(self) -> float | None:
-        return self.dispersion["sigma"] if self.family.has_residual_sd else None
+        if not self.family.has_residual_sd or DISPERSION in self.design.parts:
+            return None
+        return self.dispersion["sigma"]
+
+    @property
+    def _shapes(self) -> tuple[Any, ...]:
+        """Natural values of the estimated dispersion parameters, numbers or one a row."""
+        return natural_at_rows(self.family, self.design.parts, self.fit.phi)
 
     @property
     def dispersion(self) -> dict[str, float]:
@@ -207,11 +215,30 @@ class GlmerResult:
         negative binomial theta (mu + mu^2 / theta), or phi (mu (1 + phi)); beta and beta-binomial
         phi = a + b; Tweedie phi and power (phi mu^power); t sigma and df; log-normal sigma.
         """
-        return dict(zip(self.fit.phi_names, map(float, self.fit.phi), strict=True))
+        names = phi_names(self.family, self.labels.parts)
+        return {
+            name: float(value)
+            for name, value in zip(names, self.fit.phi, strict=True)
+            if name in self.family.dispersion_names
+        }
 
-    def fixef(self) -> dict[str, float]:
-        """Fixed effects by name, on the scale of the linear predictor."""
-        return dict(zip(self.labels.fixed, map(float, self.fit.beta), strict=True))
+    def fixef(self, component: str = "cond") -> dict[str, float]:
+        """Fixed effects by name, on the scale of their linear predictor.
+
+        component: "cond" (of the response), "zi" (logit of the probability of a structural zero)
+        or "disp" (logarithm of the dispersion). Raises `ArgumentError` for one that is not there.
+        """
+        if component == "cond":
+            return dict(zip(self.labels.fixed, map(float, self.fit.beta), strict=True))
+        names, where = self._component(component)
+        return dict(zip(names, map(float, self.fit.phi[where]), strict=True))
+
+    def _component(self, name: str) -> tuple[tuple[str, ...], slice]:
+        """Names of a part's coefficients and their place in phi."""
+        if name not in self.labels.parts:
+            there = ", ".join(("cond", *self.labels.parts))
+            raise ArgumentError(f"the model has no component {name!r}; it has {there}")
+        return self.labels.parts[name], part_slice(self.family, self.design.parts, name)
 
     def ranef(self, condVar: bool | str = False) -> RanEf:
         """Conditional modes per grouping factor: a frame of levels by coefficients.
@@ -248,17 +275,23 @@ class GlmerResult:
 
     # Uncertainty.
 
-    def vcov(self, full: bool = False) -> pd.DataFrame:
-        """Covariance matrix of the fixed effects, or of all parameters.
+    def vcov(self, full: bool = False, component: str = "cond") -> pd.DataFrame:
+        """Covariance matrix of the fixed effects of a component, or of all parameters.
 
+        component: as in `fixef`.
         full: theta (named as lme4 names it, `herd.(Intercept)`), fixed effects and dispersion; rows
         of a covariance on its boundary are nan. At nAGQ = 0 the fixed effects' part is conditional
         on theta, as lme4's.
         """
-        if not full:
+        if full:
+            rest = phi_names(self.family, self.labels.parts)
+            names = (*theta_names(self.design, self.labels), *self.labels.fixed, *rest)
+            return _square_frame(self.fit.vcov, names)
+        if component == "cond":
             return _square_frame(self._fixed_covariance, self.labels.fixed)
-        names = (*theta_names(self.design, self.labels), *self.labels.fixed, *self.fit.phi_names)
-        return _square_frame(self.fit.vcov, names)
+        names, where = self._component(component)
+        of_phi = self.fit.vcov[-len(self.fit.phi) :, -len(self.fit.phi) :]
+        return _square_frame(of_phi[where, where], names)
 
     def confint(
         self,
@@ -321,7 +354,7 @@ class GlmerResult:
         """Sum of squared deviance residuals given the conditional modes (not -2 log L)."""
         design = self.design
         return diagnostics.deviance(
-            self.family, design.y, design.trials, design.weights, self.fit.eta, self.fit.phi
+            self.family, design.y, design.trials, design.weights, self.fit.eta, self._shapes
         )
 
     def df_residual(self) -> int:
@@ -413,7 +446,7 @@ class GlmerResult:
 
         Dropped rows are left out, or nan with `na_action="exclude"`.
         """
-        return self._by_row(mean(self.family, self.fit.eta, self.fit.phi))
+        return self._by_row(mean(self.family, self.fit.eta, self._shapes))
 
     def residuals(self, type: str = "deviance") -> pd.Series:
         """Residuals given the modes, with the frame's index.
@@ -427,7 +460,7 @@ class GlmerResult:
     def _residuals(self, type: str) -> np.ndarray:
         design = self.design
         return diagnostics.residuals(
-            self.family, design.y, design.trials, design.weights, self.fit.eta, self.fit.phi, type
+            self.family, design.y, design.trials, design.weights, self.fit.eta, self._shapes, type
         )
 
     def _by_row(self, values: np.ndarray) -> pd.Series:
@@ -450,7 +483,8 @@ class GlmerResult:
         newdata
             A frame with the model's predictors; the model's own rows by default.
         type
-            "response" (means, probabilities) or "link" (linear predictor).
+            "response" (means, probabilities), "link" (linear predictor), "conditional" (means
+            given that the response is no structural zero) or "zprob" (its probability).
         re_form
             Which random effects to condition on: all (None), none ("~0" or "NA": the typical
             group, b = 0, which is not the average over groups), or some of the model's terms
@@ -473,8 +507,8 @@ class GlmerResult:
             rows = self.labels.rebuild(newdata, allow_new_levels=allow_new_levels, factors=wanted)
         b = [self.fit.b[i] * used[i][:, None] for i in wanted]
         eta = linear_predictor(rows.X, self.fit.beta, rows.offset, rows.Z, rows.levels, b)
-        values = eta if type == "link" else mean(self.family, eta, self.fit.phi)
-        return spread(values, rows.complete)
+        shapes = natural_at_rows(self.family, rows.parts, self.fit.phi)
+        return spread(on_scale(self.family, eta, shapes, type), rows.complete)
 
     def _own_rows(self, wanted: Sequence[int]) -> NewRows:
         factors = [self.design.factors[i] for i in wanted]
@@ -485,6 +519,7 @@ class GlmerResult:
             offset=self.design.offset,
             complete=self.labels.kept,
             index=self.labels.index,
+            parts=self.design.parts,
         )
 
     # The verdict.
@@ -553,13 +588,10 @@ def announce(model: GlmerResult) -> None:
 
 def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
     fit, covariance = model.fit, model.vcov().to_numpy()
-    se = standard_errors(covariance)
     fixed = list(model.labels.fixed)
-    columns = ("Estimate", "Std. Error", "z value", "Pr(>|z|)")
-    table = (fit.beta, se, *wald_tests(fit.beta, se))
     used = model.design.weights > 0
-    limits = [f"{note}." for note in model.family.limit_notes(fit.phi)]
-    scaled = model._residuals("pearson")[used] / model.family.residual_scale(fit.phi)
+    limits = [f"{note}." for note in model.family.limit_notes(model._shapes)]
+    scaled = (model._residuals("pearson") / model.family.residual_scale(model._shapes))[used]
     return Summary(
         method=objective_for(fit.nAGQ).label,
         family=f"{model.family.name}  ( {model.family.link.name} )",
@@ -576,7 +608,8 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
         varcorr=model.VarCorr(),
         nobs=model.nobs,
         ngrps=model.ngrps(),
-        coefficients=pd.DataFrame(dict(zip(columns, table, strict=True)), index=fixed),
+        coefficients=_coefficients(model, "cond"),
+        parts={name: _coefficients(model, name) for name in model.labels.parts},
         correlation=_square_frame(correlation(covariance), fixed),
         dispersion=_dispersion_table(model),
         show_correlation=show_correlation,
@@ -585,15 +618,26 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
     )
 
 
+def _coefficients(model: GlmerResult, component: str) -> pd.DataFrame:
+    """Estimate, Std. Error, z value and Pr(>|z|) of the fixed effects of a component."""
+    estimates = model.fixef(component)
+    se = standard_errors(model.vcov(component=component).to_numpy())
+    values = np.array(list(estimates.values()), float)
+    columns = ("Estimate", "Std. Error", "z value", "Pr(>|z|)")
+    table = (values, se, *wald_tests(values, se))
+    return pd.DataFrame(dict(zip(columns, table, strict=True)), index=list(estimates))
+
+
 def _dispersion_table(model: GlmerResult) -> pd.DataFrame:
     """Estimate and Std. Error of each dispersion parameter that VarCorr does not show."""
-    count = 0 if model.family.has_residual_sd else len(model.fit.phi)
-    first = len(model.fit.vcov) - count
+    names = phi_names(model.family, model.labels.parts)
+    shown = [] if model.family.has_residual_sd else list(model.dispersion)
+    errors = dict(zip(names, standard_errors(model.fit.vcov)[-len(names) :], strict=True))
     columns = {
-        "Estimate": model.fit.phi[:count],
-        "Std. Error": standard_errors(model.fit.vcov[first:, first:]),
+        "Estimate": [model.dispersion[name] for name in shown],
+        "Std. Error": [errors[name] for name in shown],
     }
-    return pd.DataFrame(columns, index=list(model.fit.phi_names[:count]))
+    return pd.DataFrame(columns, index=shown, dtype=float)
 
 
 def _square_frame(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:

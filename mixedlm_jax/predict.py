@@ -8,7 +8,7 @@ import numpy as np
 
 from mixedlm_jax.errors import ArgumentError
 
-SCALES = ("response", "link")
+SCALES = ("response", "link", "conditional", "zprob")
 
 
 def check_scale(type: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.design import Design, Term
+from mixedlm_jax.dispersion import Matrices, at_rows, matrices_of, reported, slices_of
 from mixedlm_jax.elimination import Effects, Rows, predictor
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
@@ -70,6 +71,7 @@ class Problem:
     weights_type: str = field(metadata=_static)
     information: str = field(metadata=_static)
     differentiation: str = field(default="automatic", metadata=_static)
+    phi_matrices: Matrices = ()  # per dispersion parameter that is estimated; () for none at all
 
     replace = replace
 
@@ -80,8 +82,24 @@ class Problem:
 
     @property
     def n_phi(self) -> int:
-        """Number of dispersion parameters."""
-        return len(self.family.dispersion_names)
+        """Length of phi."""
+        return sum(where.stop - where.start for where in slices_of(self.phi_matrices))
+
+    def ranef_scale(self, phi: Array) -> Array | float:
+        """What theta is relative to; a dispersion that differs by row is no unit."""
+        if any(matrix is not None for matrix in self.phi_matrices):
+            return 1.0
+        return self.family.ranef_scale(at_rows(self.phi_matrices, phi))
+
+    def effect_unit(self, phi: Array) -> Array | float:
+        """What random effects are small or large against, at a typical row's dispersion."""
+        parts = zip(self.phi_matrices, at_rows(self.phi_matrices, phi), strict=True)
+        typical = tuple(part if matrix is None else part.mean() for matrix, part in parts)
+        return self.family.effect_unit(typical, self.y, self.weights)
+
+    def reported_phi(self, phi: Array) -> Array:
+        """phi as it is reported: natural values, and coefficients as they are."""
+        return reported(self.family, self.phi_matrices, phi)
 
     @property
     def theta_slices(self) -> tuple[slice, ...]:
@@ -140,6 +158,7 @@ def make_problem(design: Design, family: Family, *, information: str = "observed
         terms=design.terms,
         weights_type=design.weights_type,
         information=information,
+        phi_matrices=matrices_of(family, design.parts),
     )
 
 
@@ -151,7 +170,7 @@ def zero_effects(problem: Problem) -> tuple[np.ndarray, ...]:
 
 def covariance_factors(problem: Problem, params: Params) -> tuple[Array, ...]:
     """Lambda of each grouping factor (k, k), on the scale of eta."""
-    scale = problem.family.ranef_scale(params.phi)
+    scale = problem.ranef_scale(params.phi)
     factors = [jnp.zeros((k, k), params.theta.dtype) for k in problem.plan.n_effects]
     for term, where in zip(problem.terms, problem.theta_slices, strict=True):
         structure, columns = STRUCTURES[term.structure], np.array(term.columns)
@@ -198,7 +217,8 @@ def row_log_density(problem: Problem, eta: Array, phi: Array) -> Array:
     used, multiplier, precision = _weighting(problem)
     valid = family.in_domain(eta)
     point = jnp.where(valid, eta, family.link.interior)
-    value = multiplier * family.log_density(problem.y, point, phi, problem.trials, precision)
+    shapes = at_rows(problem.phi_matrices, phi)
+    value = multiplier * family.log_density(problem.y, point, shapes, problem.trials, precision)
     return jnp.where(used, jnp.where(valid, value, -jnp.inf), 0.0)
 
 
@@ -233,5 +253,6 @@ def determinant_weights(problem: Problem, eta: Array, phi: Array) -> Array:
     family = problem.family
     used, multiplier, precision = _weighting(problem)
     point = jnp.where(family.in_domain(eta), eta, family.link.interior)
-    weight = multiplier * family.expected_information(point, phi, problem.trials, precision)
+    shapes = at_rows(problem.phi_matrices, phi)
+    weight = multiplier * family.expected_information(point, shapes, problem.trials, precision)
     return jnp.where(used, weight, 0.0)

@@ -114,12 +114,10 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
     return State(
         eta=eta,
         fixed_mean=problem.family.link.inverse(fixed_predictor(problem, params.beta)),
-        scale=jnp.asarray(problem.family.ranef_scale(params.phi), eta.dtype),
-        unit=jnp.asarray(
-            problem.family.effect_unit(params.phi, problem.y, problem.weights), eta.dtype
-        ),
-        phi=problem.family.dispersion(params.phi),
-        phi_slope=jax.jacfwd(problem.family.dispersion)(params.phi),
+        scale=jnp.asarray(problem.ranef_scale(params.phi), eta.dtype),
+        unit=jnp.asarray(problem.effect_unit(params.phi), eta.dtype),
+        phi=problem.reported_phi(params.phi),
+        phi_slope=jax.jacfwd(problem.reported_phi)(params.phi),
         log_base=problem.log_base,
         beta_information=information,
     )
@@ -128,5 +126,5 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
 @program()
 def unit_factors(problem: Problem, params: Params) -> tuple[Array, ...]:
     """Lambda per grouping factor (k, k), in units of the family's `effect_unit`."""
-    unit = problem.family.effect_unit(params.phi, problem.y, problem.weights)
+    unit = problem.effect_unit(params.phi)
     return tuple(factor / unit for factor in covariance_factors(problem, params))

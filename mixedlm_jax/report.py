@@ -25,6 +25,7 @@ from mixedlm_jax.inference import correlation, standard_errors
 from mixedlm_jax.markup import block, paragraph, table
 from mixedlm_jax.verdict import MAX_GAIN, Verdict
 
+_PARTS = {"zi": "Zero inflation (logit):", "disp": "Dispersion (log):"}
 _COEFFICIENTS_LEFT = [True, False, False, False, False, True]
 _WIDEST_CORRELATION = 12  # coefficients whose correlations are shown without being asked for
 
@@ -187,7 +188,8 @@ class Summary:
     maximum of the Pearson residuals, divided by sigma where there is one. coefficients: a frame
     with Estimate, Std. Error, z value, Pr(>|z|). correlation: of the fixed effects. dispersion: a
     frame of its parameters with Estimate and Std. Error, empty where varcorr shows them.
-    show_correlation: whether to print it, None for "unless it is wide".
+    show_correlation: whether to print it, None for "unless it is wide". parts: such frames of the
+    fixed effects of zero inflation ("zi") and dispersion ("disp").
     """
 
     method: str
@@ -200,6 +202,7 @@ class Summary:
     nobs: int
     ngrps: Mapping[str, int]
     coefficients: pd.DataFrame
+    parts: Mapping[str, pd.DataFrame]
     correlation: pd.DataFrame
     dispersion: pd.DataFrame
     show_correlation: bool | None
@@ -215,6 +218,7 @@ class Summary:
             self._dispersion(),
             self._fixed_effects(),
             self._correlations(),
+            *self._parts(),
             [*self.notes, str(self.convergence)],
         ]
         return "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -227,6 +231,8 @@ class Summary:
         lines += self._random_effects(variances=False)
         lines += self._dispersion()
         lines += self._fixed_estimates()
+        for name, frame in self.parts.items():
+            lines += [_PARTS[name], *_estimates(frame)]
         if not self.convergence.ok or self.convergence.singular:
             lines.append(str(self.convergence))
         return "\n".join(lines)
@@ -245,8 +251,11 @@ class Summary:
             paragraph([self._counts(), *self._dispersion()]),
         ]
         if not self.coefficients.empty:
-            header, *rows = self._coefficient_cells()
+            header, *rows = _coefficient_cells(self.coefficients)
             parts += [paragraph(["Fixed effects:"]), table(header, rows, _COEFFICIENTS_LEFT)]
+        for name, frame in self.parts.items():
+            header, *rows = _coefficient_cells(frame)
+            parts += [paragraph([_PARTS[name]]), table(header, rows, _COEFFICIENTS_LEFT)]
         return block([*parts, paragraph([*self.notes, str(self.convergence)])])
 
     def _header(self) -> list[str]:
@@ -278,34 +287,21 @@ class Summary:
     def _fixed_effects(self) -> list[str]:
         if self.coefficients.empty:
             return ["No fixed effects"]
-        lines = ["Fixed effects:", *align(self._coefficient_cells(), _COEFFICIENTS_LEFT)]
+        cells = _coefficient_cells(self.coefficients)
+        lines = ["Fixed effects:", *align(cells, _COEFFICIENTS_LEFT)]
         p_values = self.coefficients.to_numpy(float)[:, 3]
         return [*lines, "---", STARS_LEGEND] if np.any(p_values <= 0.1) else lines
 
-    def _coefficient_cells(self) -> list[list[str]]:
-        values = self.coefficients.to_numpy(float)
-        p_values = values[:, 3]
-        columns = zip(
-            self.coefficients.index,
-            format_estimates(values[:, :2], 4),
-            format_alike(np.round(values[:, 2], 3), 4),
-            format_p_values(p_values),
-            map(stars, p_values),
-            strict=True,
-        )
-        rows = [["", *self.coefficients.columns, ""]]
-        return rows + [[name, *estimate, z, p, mark] for name, estimate, z, p, mark in columns]
+    def _parts(self) -> list[list[str]]:
+        return [
+            [_PARTS[name], *align(_coefficient_cells(frame), _COEFFICIENTS_LEFT)]
+            for name, frame in self.parts.items()
+        ]
 
     def _fixed_estimates(self) -> list[str]:
         if self.coefficients.empty:
             return ["No fixed effects"]
-        names = list(self.coefficients.index)
-        values = format_alike(self.coefficients["Estimate"].to_numpy(float), 4)
-        width = max(map(len, [*names, *values]))
-        lines = ["Fixed Effects:"]
-        for some in _chunks(len(names), max(1, 80 // (width + 2))):
-            lines += ["  ".join(text.rjust(width) for text in row[some]) for row in (names, values)]
-        return lines
+        return ["Fixed Effects:", *_estimates(self.coefficients)]
 
     def _correlations(self) -> list[str]:
         p = len(self.correlation)
@@ -329,6 +325,33 @@ class Summary:
 def _criteria_cells(criteria: Mapping[str, float]) -> tuple[list[str], list[str]]:
     values = [f"{v:.4f}" if name != "df.resid" else f"{v:.0f}" for name, v in criteria.items()]
     return list(criteria), values
+
+
+def _coefficient_cells(frame: pd.DataFrame) -> list[list[str]]:
+    """The texts of a table of fixed effects, header first."""
+    values = frame.to_numpy(float)
+    p_values = values[:, 3]
+    columns = zip(
+        frame.index,
+        format_estimates(values[:, :2], 4),
+        format_alike(np.round(values[:, 2], 3), 4),
+        format_p_values(p_values),
+        map(stars, p_values),
+        strict=True,
+    )
+    rows = [["", *frame.columns, ""]]
+    return rows + [[name, *estimate, z, p, mark] for name, estimate, z, p, mark in columns]
+
+
+def _estimates(frame: pd.DataFrame) -> list[str]:
+    """Names over estimates, as many a line as fit."""
+    names = list(frame.index)
+    values = format_alike(frame["Estimate"].to_numpy(float), 4)
+    width = max(map(len, [*names, *values]))
+    lines = []
+    for some in _chunks(len(names), max(1, 80 // (width + 2))):
+        lines += ["  ".join(text.rjust(width) for text in row[some]) for row in (names, values)]
+    return lines
 
 
 def _criteria(criteria: Mapping[str, float]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.compiled import program
 from mixedlm_jax.covariance import STRUCTURES
+from mixedlm_jax.dispersion import coefficients, coordinates
 from mixedlm_jax.elimination import sum_by
 from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.means import in_domain, link, link_mean
@@ -60,7 +61,7 @@ def first_params(problem: Problem, given: dict | None) -> Params:
     if beta is None:
         beta = _first_beta(problem)
     if "phi" in given:
-        phi = problem.family.unconstrained(given["phi"])
+        phi = coordinates(problem.family, problem.phi_matrices, given["phi"])
         if not np.all(np.isfinite(phi)):
             family = problem.family
             ranges = [(name, family.parameters[name]) for name in family.dispersion_names]
@@ -70,7 +71,8 @@ def first_params(problem: Problem, given: dict | None) -> Params:
         mu = problem.y
         if problem.n_phi:
             mu = link_mean(problem.family, fixed_predictor(problem, beta))
-        phi = problem.family.start_phi(problem.y, mu, problem.trials, problem.weights)
+        rough = problem.family.start_phi(problem.y, mu, problem.trials, problem.weights)
+        phi = coefficients(problem.phi_matrices, rough)
     theta = given.get("theta")
     if theta is None:
         theta = _first_theta(problem, phi)
@@ -86,8 +88,7 @@ def _numbers(name: str, values: Any) -> np.ndarray:
 
 def _first_theta(problem: Problem, phi: np.ndarray) -> np.ndarray:
     """Independent effects that each move eta by one `effect_unit` of the family."""
-    family = problem.family
-    size = float(family.effect_unit(phi, problem.y, problem.weights) / family.ranef_scale(phi))
+    size = float(problem.effect_unit(phi) / problem.ranef_scale(phi))
     blocks = []
     for term in problem.terms:
         rms = problem.effect_sizes(term)
@@ -129,7 +130,7 @@ def prepare(problem: Problem, first: Params) -> Start:
     z, eta = rows_at(problem, params, modes.u)
     weight = jnp.maximum(row_terms(problem, eta, params.phi).weight, 0.0)
 
-    scale = problem.family.ranef_scale(params.phi)
+    scale = problem.ranef_scale(params.phi)
     covariance = [(factor @ factor.T) / scale**2 for factor in covariance_factors(problem, params)]
     theta = jnp.zeros((problem.n_theta, problem.n_theta), eta.dtype)
     for term, where in zip(problem.terms, problem.theta_slices, strict=True):

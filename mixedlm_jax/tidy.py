@@ -10,6 +10,7 @@ import pandas as pd
 
 from mixedlm_jax.design import Design
 from mixedlm_jax.diagnostics import residuals
+from mixedlm_jax.dispersion import natural_at_rows
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
@@ -174,16 +175,17 @@ def row_columns(design: Design, family: Family, fit: Fit, hat: np.ndarray) -> di
     """What `augment` adds to a model frame, from the fit and the leverages of the rows (n,)."""
     eta, mu = fit.eta, link_mean(family, fit.eta)
     weights = design.weights * design.trials
-    root = np.sqrt(weights / family.variance(mu, fit.phi))
-    rows = (design.y, design.trials, design.weights, eta, fit.phi)
+    shapes = natural_at_rows(family, design.parts, fit.phi)
+    root = np.sqrt(weights / family.variance(mu, shapes))
+    rows = (design.y, design.trials, design.weights, eta, shapes)
     pearson = residuals(family, *rows, type="pearson")
     columns = {
         ".fitted": eta,
         ".resid": residuals(family, *rows, type="deviance"),
         ".hat": hat,
-        ".cooksd": cooks_distance(hat, pearson / family.residual_scale(fit.phi), len(fit.beta)),
+        ".cooksd": cooks_distance(hat, pearson / family.residual_scale(shapes), len(fit.beta)),
         ".fixed": design.X @ fit.beta + design.offset,
-        ".mu": family.mean(mu, fit.phi),
+        ".mu": family.mean(mu, shapes),
         ".offset": design.offset,
         ".sqrtXwt": root * mean_slope(family, eta),
         ".sqrtrwt": root,

@@ -10,6 +10,7 @@ import numpy as np
 
 from mixedlm_jax.buckets import padded
 from mixedlm_jax.design import Design
+from mixedlm_jax.dispersion import DISPERSION
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
 from mixedlm_jax.inference import (
@@ -66,9 +67,9 @@ def component_errors(design: Design, family: Family, fit: Fit) -> np.ndarray:
     with _engine(design, family, fit) as at:
         slopes = np.asarray(component_slopes(at.params, at.problem))
     errors = standard_errors(delta_covariance(slopes, at.covariance))
-    if not family.has_residual_sd:
+    if not family.has_residual_sd or DISPERSION in design.parts:
         return errors
-    place = fit.phi_names.index("sigma") - len(fit.phi_names)
+    place = family.dispersion_names.index("sigma") - len(fit.phi)
     return np.append(errors, standard_errors(fit.vcov)[place])
 
 

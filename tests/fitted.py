@@ -30,6 +30,8 @@ def _fit(record: dict[str, Any]) -> mlm.GlmerResult:
         nAGQ=record["nAGQ"],
         weights=record["weights"],
         offset=record["offset"],
+        ziformula=record["ziformula"],
+        dispformula=record["dispformula"],
     )
 
 

@@ -16,6 +16,7 @@ from mixedlm_jax.families.poisson import Poisson
 from mixedlm_jax.families.student_t import StudentT
 from mixedlm_jax.families.truncated import TruncatedNegativeBinomial, TruncatedPoisson
 from mixedlm_jax.families.tweedie import Tweedie
+from mixedlm_jax.families.zero_inflated import ZERO, ZeroInflated, with_zeros
 
 FAMILIES: dict[str, type[Family]] = {
     family.name: family
@@ -57,6 +58,7 @@ def resolve(family: Family | type[Family] | str) -> Family:
 
 __all__ = [
     "FAMILIES",
+    "ZERO",
     "Beta",
     "BetaBinomial",
     "Binomial",
@@ -72,5 +74,7 @@ __all__ = [
     "TruncatedNegativeBinomial",
     "TruncatedPoisson",
     "Tweedie",
+    "ZeroInflated",
     "resolve",
+    "with_zeros",
 ]

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,9 @@ from mixedlm_jax.links import resolve_link
 _SATURATED = 80.0
 _BISECTIONS = 64
 _FARTHEST = 700.0  # what stands for the infinite eta of a mean that has been rounded to its end
+
+Shapes: TypeAlias = Any
+"""Natural values of the estimated parameters in order, each a number or an array (n,)."""
 
 LIMIT = 1e5  # a shape beyond it is told apart from an infinite one by no data
 
@@ -60,6 +63,12 @@ class Parameter:
         if np.isfinite(self.high):
             return self.low + (self.high - self.low) * jax.nn.sigmoid(coordinate)
         return jnp.exp(coordinate)
+
+    def value(self, coordinate: Any) -> Any:
+        """`natural` in NumPy."""
+        if np.isfinite(self.high):
+            return self.low + (self.high - self.low) * (0.5 + 0.5 * np.tanh(0.5 * coordinate))
+        return np.exp(coordinate)
 
     def coordinate(self, value: Any) -> Any:
         """The inverse of `natural` (NumPy); not finite for a value that cannot be."""
@@ -92,6 +101,8 @@ class Family:
     takes_trials: ClassVar[bool] = False
     weights_are_precisions: ClassVar[bool] = False
     has_expected_information: ClassVar[bool] = False
+    # "inflated" where more zeros may be added, "hurdle" where there are none without a zero part
+    zeros: ClassVar[str] = "none"
     has_residual_sd: ClassVar[bool] = False  # a residual standard deviation, named sigma
 
     def __post_init__(self) -> None:
@@ -122,7 +133,7 @@ class Family:
         """Unconstrained coordinates of all parameters, given or estimated."""
         return self._all(phi, lambda parameter, value: parameter.coordinate(value))
 
-    def shapes(self, dispersion: np.ndarray) -> tuple[Any, ...]:
+    def shapes(self, dispersion: Shapes) -> tuple[Any, ...]:
         """Natural values of all parameters, from those that are estimated."""
         return self._all(dispersion, lambda parameter, value: value)
 
@@ -143,18 +154,18 @@ class Family:
         parts = [self.parameters[name].coordinate(x) for name, x in self._named(dispersion)]
         return np.array(parts, float) if parts else dispersion
 
-    def at_limit(self, dispersion: np.ndarray) -> np.ndarray:
-        """Which estimated parameters cannot be told from their limit (bool)."""
-        found = [
-            not self.parameters[name].usual[0] <= value <= self.parameters[name].usual[1]
-            for name, value in self._named(dispersion)
-        ]
+    def at_limit(self, dispersion: Any) -> np.ndarray:
+        """Which estimated parameters cannot be told from their limit, in no row (bool)."""
+        found = []
+        for name, value in self._named(dispersion):
+            low, high = self.parameters[name].usual
+            found.append(not np.any((low <= value) & (value <= high)))
         return np.array(found, bool)
 
-    def limit_notes(self, dispersion: np.ndarray) -> tuple[str, ...]:
+    def limit_notes(self, dispersion: Shapes) -> tuple[str, ...]:
         """A sentence for each parameter that is at its limit."""
         return tuple(
-            f"{name} = {value:.3g}: at {self.parameters[name].limit}"
+            f"{name} = {np.median(value):.3g}: at {self.parameters[name].limit}"
             for (name, value), reached in zip(
                 self._named(dispersion), self.at_limit(dispersion), strict=True
             )
@@ -225,20 +236,28 @@ class Family:
     # Moments and residuals (NumPy). mu is the link's inverse of eta, the mean of one trial unless
     # `mean` says otherwise; dispersion holds the estimated parameters on their natural scale.
 
-    def mean(self, mu: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    def mean(self, mu: np.ndarray, dispersion: Shapes) -> np.ndarray:
         """E(y), of one trial."""
         return mu
 
-    def variance(self, mu: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    def conditional_mean(self, mu: np.ndarray, dispersion: Shapes) -> np.ndarray:
+        """E(y) of one trial given that it is no structural zero."""
+        return self.mean(mu, dispersion)
+
+    def zero_probability(self, dispersion: Shapes) -> np.ndarray | float:
+        """The probability of a structural zero."""
+        return 0.0
+
+    def variance(self, mu: np.ndarray, dispersion: Shapes) -> np.ndarray:
         """Var(y) of one trial, divided by the square of `residual_scale`."""
         raise NotImplementedError
 
-    def residual_scale(self, dispersion: np.ndarray) -> np.ndarray | float:
+    def residual_scale(self, dispersion: Shapes) -> np.ndarray | float:
         """The square root of the dispersion that multiplies the variance function, 1 if none."""
         return 1.0
 
     def unit_deviance(
-        self, y: np.ndarray, mu: np.ndarray, trials: np.ndarray, dispersion: np.ndarray
+        self, y: np.ndarray, mu: np.ndarray, trials: np.ndarray, dispersion: Shapes
     ) -> np.ndarray:
         """2 (largest log f of y over the mean - log f at mu), shape (n,).
 
@@ -363,7 +382,7 @@ def relative_unit(family: Family, y: Array, weights: Array) -> Array | float:
 
 
 def saturated_deviance(
-    family: Family, y: np.ndarray, mu: np.ndarray, trials: np.ndarray, dispersion: np.ndarray
+    family: Family, y: np.ndarray, mu: np.ndarray, trials: np.ndarray, dispersion: Shapes
 ) -> np.ndarray:
     """2 (largest log f of y over the mean - log f at mu), the former by bisecting the score.
 
@@ -372,7 +391,10 @@ def saturated_deviance(
     """
     with jax.enable_x64(True):
         plain = replace(family, link=family.links[0])
-        phi = jnp.asarray(family.unconstrained(np.asarray(dispersion, float)))
+        phi = tuple(
+            jnp.asarray(family.parameters[name].coordinate(value), float)
+            for name, value in zip(family.dispersion_names, dispersion, strict=True)
+        )
         response, out_of = jnp.asarray(y, float), jnp.asarray(trials, float)
         one = jnp.ones_like(response)
 

@@ -26,6 +26,7 @@ class BetaBinomial(Family):
     phi: float | None = None
 
     name = "betabinomial"
+    zeros = "inflated"
     links = ("logit", "probit", "cloglog", "cauchit")
     mean_range = (0.0, 1.0)
     parameters = named(phi=Parameter(usual=(0.0, LIMIT), limit="the binomial limit"))

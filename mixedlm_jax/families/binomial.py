@@ -22,6 +22,7 @@ class Binomial(Family):
     link: Any = "logit"
 
     name = "binomial"
+    zeros = "inflated"
     links = ("logit", "probit", "cloglog", "cauchit", "log")
     log_concave_links = ("logit", "probit", "cloglog", "log")
     mean_range = (0.0, 1.0)

@@ -53,6 +53,7 @@ class TruncatedPoisson(Family):
     link: Any = "log"
 
     name = "truncated_poisson"
+    zeros = "hurdle"
     links = ("log", "sqrt", "identity")
     log_concave_links = ("log",)
     mean_range = (0.0, np.inf)
@@ -106,6 +107,7 @@ class TruncatedNegativeBinomial(Family):
     theta: float | None = None
 
     name = "truncated_nbinom2"
+    zeros = "hurdle"
     links = ("log", "sqrt", "identity")
     mean_range = (0.0, np.inf)
     parameters = named(theta=Parameter(usual=(0.0, LIMIT), limit="the truncated Poisson limit"))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.design import Design
+from mixedlm_jax.dispersion import coordinates
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
@@ -30,8 +31,8 @@ class Point(NamedTuple):
 
 def point_of(design: Design, family: Family, fit: Fit) -> Point:
     """The point of a fit, for its design or that design padded. Call it with JAX in float64."""
-    phi = np.asarray(family.unconstrained(fit.phi), float)
     problem = make_problem(design, family, information=fit.information)
+    phi = coordinates(family, problem.phi_matrices, np.asarray(fit.phi, float))
     return Point(
         problem=problem.replace(differentiation=fit.optinfo["differentiation"]),
         params=Params(fit.theta, fit.beta, phi),
@@ -39,17 +40,17 @@ def point_of(design: Design, family: Family, fit: Fit) -> Point:
             np.pad(part, ((0, 0), (0, factor.n_levels - part.shape[1])))
             for part, factor in zip(fit.u, design.factors, strict=True)
         ),
-        covariance=_in_search_coordinates(family, phi, fit.vcov),
+        covariance=_in_search_coordinates(problem, phi, fit.vcov),
     )
 
 
-def _in_search_coordinates(family: Family, phi: np.ndarray, vcov: np.ndarray) -> np.ndarray:
+def _in_search_coordinates(problem: Problem, phi: np.ndarray, vcov: np.ndarray) -> np.ndarray:
     """The covariance of a fit with phi taken back to its unconstrained coordinates."""
     if not len(phi):
         return vcov
     at = len(vcov) - len(phi)
     back = np.eye(len(vcov))
-    back[at:, at:] = np.linalg.inv(np.asarray(jax.jacfwd(family.dispersion)(jnp.asarray(phi))))
+    back[at:, at:] = np.linalg.inv(np.asarray(jax.jacfwd(problem.reported_phi)(jnp.asarray(phi))))
     return delta_covariance(back, vcov)
 
 

@@ -1,0 +1,214 @@
+"""Formulas for zeros and for dispersion: fits by glmmTMB, and what cannot be asked for."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import mixedlm_jax as mlm
+from mixedlm_jax.families import NegativeBinomial, Poisson, TruncatedPoisson, with_zeros
+
+FOLDER = Path(__file__).parent / "reference"
+RECORDS: dict[str, dict[str, Any]] = {
+    record["id"]: record for record in json.loads((FOLDER / "parts.json").read_text("utf-8"))
+}
+# glmmTMB's dispersion of the gaussian family is the variance, ours the standard deviation
+PER_OURS = {"disp_gaussian": 2.0}
+# a probability of zeros that runs to 0, where glmmTMB stops at -18 with a standard error of 3461
+LIMITED = ("zi_disp_nbinom2",)
+INSIDE = [name for name in RECORDS if name not in LIMITED]
+
+
+@cache
+def frame(dataset: str) -> pd.DataFrame:
+    data = pd.read_csv(FOLDER / "data" / f"{dataset}.csv")
+    strings = ("site", "herd", "period", "Subject", "replicate", "recipe")
+    return data.assign(**{name: data[name].astype(str) for name in strings if name in data})
+
+
+@cache
+def fitted(name: str) -> mlm.GlmerResult:
+    record = RECORDS[name]
+    return mlm.glmer(
+        record["formula"],
+        frame(record["dataset"]),
+        record["family"].lower(),
+        ziformula=record["ziformula"],
+        dispformula=None if record["dispformula"] == "~1" else record["dispformula"],
+    )
+
+
+@pytest.mark.parametrize("name", INSIDE)
+class TestAgainstGlmmTMB:
+    def test_log_likelihood(self, name):
+        model = fitted(name)
+        assert model.converged
+        gain = float(model.logLik()) - RECORDS[name]["logLik"]
+        assert -1e-6 < gain < 1e-5
+
+    def test_coefficients_of_every_part(self, name):
+        model, unit = fitted(name), PER_OURS.get(name, 1.0)
+        for part, table in RECORDS[name]["parts"].items():
+            if not table:
+                continue
+            scale = unit if part == "disp" else 1.0
+            theirs = np.array(list(table["estimate"].values())) / scale
+            se = np.array(list(table["se"].values())) / scale
+            ours = model.fixef(part)
+            assert list(ours) == list(table["estimate"])
+            assert np.max(np.abs(np.array(list(ours.values())) - theirs) / se) < 2e-3
+            errors = np.sqrt(np.diag(model.vcov(component=part)))
+            np.testing.assert_allclose(errors, se, rtol=2e-4)
+
+    def test_predictions(self, name):
+        record, model = RECORDS[name], fitted(name)
+        for type in ("response", "conditional", "zprob"):
+            if record[type]:
+                found = model.predict(type=type)[:10]
+                np.testing.assert_allclose(found, record[type], rtol=1e-3, atol=1e-6)
+                again = model.predict(frame(record["dataset"]).iloc[:10], type=type)
+                np.testing.assert_allclose(again, found, rtol=1e-10)
+
+    def test_summary_has_a_section_for_each_part(self, name):
+        model = fitted(name)
+        text, html = str(model.summary()), model.summary()._repr_html_()
+        for part, title in (("zi", "Zero inflation (logit):"), ("disp", "Dispersion (log):")):
+            assert (title in text) == (title in html) == (part in model.labels.parts)
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_no_zero_inflation_is_said(name):
+    model = fitted(name)
+    assert model.converged
+    assert float(model.logLik()) > RECORDS[name]["logLik"] - 1e-6
+    assert model.predict(type="zprob").max() < 1e-5
+    assert np.all(np.isnan(model.vcov(component="zi")))
+    assert "at no zero inflation" in str(model.summary())
+
+
+def test_random_effects_and_residuals_know_the_parts():
+    model = fitted("zi_poisson")
+    assert np.all(np.isfinite(model.residuals("pearson")))
+    assert np.all(np.isfinite(model.residuals("deviance")))
+    assert np.all(model.ranef(condVar="joint").condVar["site"] > 0)
+    assert np.all(np.isfinite(model.augment()[".cooksd"]))
+    assert len(model.tidy("ran_pars")) == 1
+    pi, mu = model.predict(type="zprob"), model.predict(type="conditional")
+    variance = (1 - pi) * mu * (1 + pi * mu)
+    expected = (model.design.y - (1 - pi) * mu) / np.sqrt(variance)
+    np.testing.assert_allclose(model.residuals("pearson"), expected, rtol=1e-10)
+
+
+def test_variance_of_rows_enters_residuals():
+    model = fitted("disp_gaussian")
+    sd = np.exp(
+        model.fixef("disp")["(Intercept)"]
+        + model.fixef("disp")["Days"] * frame("sleepstudy")["Days"]
+    )
+    scaled = model.summary().scaled_residuals
+    away = np.quantile(
+        model.residuals("response").to_numpy() / sd.to_numpy(), [0, 0.25, 0.5, 0.75, 1]
+    )
+    np.testing.assert_allclose(scaled, away, rtol=1e-8)
+    assert "Residual" not in str(model.VarCorr())
+    # theta is absolute: a dispersion that differs by row is no unit
+    (component,) = model.VarCorr().components
+    assert model.theta[0] == pytest.approx(np.sqrt(component.covariance[0, 0]))
+
+
+def test_parts_go_with_refit_and_update():
+    model = fitted("zi_poisson")
+    again = model.refit(model.design.y)
+    assert float(again.logLik()) == pytest.approx(float(model.logLik()), abs=1e-7)
+    plain = model.update(ziformula=None)
+    assert plain.family == Poisson()
+    assert list(plain.labels.parts) == []
+    other = model.update(". ~ . - mined", ziformula="~ 1")
+    assert list(other.fixef("zi")) == ["(Intercept)"]
+
+
+def test_quadrature_of_zero_inflation():
+    model = fitted("zi_nbinom2")
+    finer = model.update(nAGQ=9)
+    assert abs(float(finer.logLik()) - float(model.logLik())) < 0.2
+    assert finer.converged
+    assert list(finer.fixef("zi")) == list(model.fixef("zi"))
+
+
+def test_probabilities_of_counts_sum_to_one():
+    y = np.arange(400.0)
+    rate, pi = 1.7, 0.3
+    with jax.enable_x64(True):
+        zeta = jnp.log(pi / (1 - pi))
+        one = jnp.ones_like(y)
+        for base, law in (
+            (Poisson(), stats.poisson(rate)),
+            (NegativeBinomial(theta=1.5), stats.nbinom(1.5, 1.5 / (1.5 + rate))),
+            (TruncatedPoisson(), stats.poisson(rate)),
+        ):
+            family = with_zeros(base, True)
+            eta = jnp.full_like(y, np.log(rate))
+            value = family.log_density(y, eta, (zeta,), one, one) + family.log_base_measure(y, one)
+            expected = (1 - pi) * law.pmf(y)
+            if family.is_hurdle:
+                expected /= 1 - law.pmf(0)
+                expected[0] = 0.0
+            expected[0] += pi
+            np.testing.assert_allclose(np.exp(value), expected, rtol=1e-10)
+            assert np.sum(np.exp(value)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("eta", [-700.0, -30.0, 0.0, 30.0, 700.0])
+@pytest.mark.parametrize("zeta", [-700.0, 0.0, 700.0])
+def test_derivatives_are_finite_in_the_tails(eta, zeta):
+    family = with_zeros(Poisson(), True)
+
+    def density(at):
+        one = jnp.ones(2)
+        y = jnp.array([0.0, 3.0])
+        return jnp.sum(family.log_density(y, at[0] * one, (at[1],), one, one))
+
+    with jax.enable_x64(True):
+        point = jnp.array([eta, zeta])
+        assert not np.any(np.isnan(jax.grad(density)(point)))
+        assert not np.any(np.isnan(jax.hessian(density)(point)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"family": "gaussian", "ziformula": "~ 1"}, "zeros of counts"),
+        ({"family": "poisson", "dispformula": "~ x"}, "has none"),
+        ({"family": "poisson", "ziformula": "x"}, "one-sided formula"),
+        ({"family": "poisson", "ziformula": "~ x + (1 | g)"}, "one-sided formula"),
+        ({"family": "poisson", "ziformula": "~ nothing"}, "nothing"),
+        ({"family": "truncated_poisson"}, "zeros need a hurdle model"),
+    ],
+)
+def test_what_cannot_be_asked_for(arguments, said):
+    data = pd.DataFrame({"y": [0, 1, 2, 3] * 5, "x": np.arange(20.0), "g": np.arange(20) // 4})
+    with pytest.raises(mlm.MixedlmError, match=said):
+        mlm.glmer("y ~ x + (1 | g)", data, **arguments)
+
+
+def test_components_that_are_not_there():
+    with pytest.raises(mlm.ArgumentError, match="no component 'disp'; it has cond, zi"):
+        fitted("zi_poisson").fixef("disp")
+
+
+def test_no_formula_is_none():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = frame("salamanders")
+        model = mlm.glmer("count ~ mined + (1 | site)", data, "poisson", ziformula="~ 0")
+    assert model.family == Poisson()
