@@ -19,8 +19,10 @@ from mixedlm_jax import families
 from mixedlm_jax.design import Design, Factor, Term
 from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.families import FAMILIES, Family
+from mixedlm_jax.likelihood import log_likelihood
 from mixedlm_jax.links import LINKS, Link, resolve_link
 from mixedlm_jax.problem import (
+    Params,
     Problem,
     determinant_weights,
     make_problem,
@@ -856,6 +858,39 @@ def test_a_function_that_is_no_link_is_refused():
         families.Binomial(link=lambda eta: 2.0 + eta**2)
     with pytest.raises(ArgumentError, match="works elementwise"):
         families.Poisson(link=lambda eta: jnp.sum(jnp.exp(eta)))
+
+
+RESTRICTED = [m for m in MEMBERS if not np.all(m.in_domain(jnp.array([-1.0, 1.0])))]
+ENOUGH = (("poisson", "identity"), ("gamma", "inverse"), ("binomial", "log"))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(
+            m,
+            id=f"{m.name}-{m.link.name}",
+            marks=[] if (m.name, m.link.name) in ENOUGH else pytest.mark.slow,
+        )
+        for m in RESTRICTED
+    ],
+)
+def test_laplace_is_near_the_integral_where_the_domain_ends(family):
+    case = CASES[family.name]
+    y = np.resize(np.array(case.some[-2:]), 6)
+    trials = np.full(6, 8.0 if family.takes_trials else 1.0)
+    problem = problem_of(family, y, trials, np.ones(6), "prior")
+    centre = float(family.link.link(np.mean(y / trials)))
+    theta = 0.15 * abs(centre)
+    phi = jnp.asarray(case.phi(family))
+    params = Params(jnp.array([theta]), jnp.array([centre]), phi)
+    found = float(log_likelihood(params, problem, (jnp.zeros((1, 1)),)))
+
+    u = np.linspace(-9.0, 9.0, 1801)
+    rows = jax.vmap(lambda point: row_log_density(problem, centre + theta * point, phi))
+    total = np.sum(np.asarray(rows(jnp.asarray(np.tile(u[:, None], 6)))), axis=1)
+    exact = special.logsumexp(total + stats.norm.logpdf(u)) + np.log(0.01)
+    assert found == pytest.approx(exact + float(problem.log_base), abs=0.02)
 
 
 # ----------------------------------------------------------------------------------------------
