@@ -179,7 +179,7 @@ CASES: dict[str, Case] = {
         bounds=(0.0, np.inf),
         saturated=(1e-300, 1e300),
         single_rows={1.0: "warn"},
-        extremes=ONE_SHAPE,
+        extremes=(*ONE_SHAPE, (0.1,)),
         own_deviance=False,
     ),
     "beta": Case(
@@ -191,7 +191,7 @@ CASES: dict[str, Case] = {
         bounds=(-np.inf, np.inf),
         saturated=(1e-300, 1 - 2.0**-53),
         single_rows={1.0: "refuse"},
-        reach=1.0,
+        reach=0.5,
         extremes=ONE_SHAPE,
         own_deviance=False,
     ),
@@ -514,10 +514,11 @@ def test_nothing_is_nan_far_out(family):
     trials = np.full(len(y), 6.0 if family.takes_trials else 1.0)
     phi = CASES[family.name].phi(family)
     inside = np.asarray(family.in_domain(jnp.asarray(eta)))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         # log f of a count falls like the mean, that of a measurement like its square
         mean = np.abs(np.where(inside, MEANS[family.link.name](eta), 1.0))
-        fits = mean < (1e150 if family.weights_are_precisions else 1e306)
+        squared = family.weights_are_precisions or family.mean_range[0] < 0
+        fits = mean < (1e150 if squared else 1e306)
         if family.weights_are_precisions and family.mean_range[0] == 0:
             fits &= mean > 1e-100
     for kind, weight in (("prior", 1.0), ("frequency", 3.0), ("prior", 0.0)):
