@@ -157,50 +157,54 @@ class _InMean:
     expected: Array | float = np.nan  # nan: no closed form
 
 
-def _gamma(y: Array, mu: Array, m: Array, w: Array, shape: Array) -> _InMean:
+def _gamma(y: Array, mu: Array, rest: Array, m: Array, w: Array, shape: Array) -> _InMean:
     a = w * shape
     log_f = stats.gamma.logpdf(y, a, scale=mu / a)
     return _InMean(log_f, a * (y - mu) / mu**2, a * (mu - 2 * y) / mu**3, a / mu**2)
 
 
-def _inverse_gaussian(y: Array, mu: Array, m: Array, w: Array, phi: Array) -> _InMean:
+def _inverse_gaussian(y: Array, mu: Array, rest: Array, m: Array, w: Array, phi: Array) -> _InMean:
     phi = phi / w
     log_f = stats.invgauss.logpdf(y, mu * phi, scale=1 / phi)
     first, second = (y - mu) / (phi * mu**3), (2 * mu - 3 * y) / (phi * mu**4)
     return _InMean(log_f, first, second, 1 / (phi * mu**3))
 
 
-def _nbinom2(y: Array, mu: Array, m: Array, w: Array, theta: Array) -> _InMean:
+def _nbinom2(y: Array, mu: Array, rest: Array, m: Array, w: Array, theta: Array) -> _InMean:
     log_f = stats.nbinom.logpmf(y, theta, theta / (theta + mu))
     first = y / mu - (y + theta) / (mu + theta)
     second = (y + theta) / (mu + theta) ** 2 - y / mu**2
     return _InMean(log_f, first, second, theta / (mu * (mu + theta)))
 
 
-def _nbinom1(y: Array, mu: Array, m: Array, w: Array, phi: Array) -> _InMean:
+def _nbinom1(y: Array, mu: Array, rest: Array, m: Array, w: Array, phi: Array) -> _InMean:
     r = mu / phi
     first = special.digamma(y + r) - special.digamma(r) - np.log1p(phi)
     second = special.polygamma(1, y + r) - special.polygamma(1, r)
     return _InMean(stats.nbinom.logpmf(y, r, 1 / (1 + phi)), first / phi, second / phi**2)
 
 
-def _beta(y: Array, mu: Array, m: Array, w: Array, phi: Array) -> _InMean:
-    a, b = mu * phi, (1 - mu) * phi
+def _beta(y: Array, mu: Array, rest: Array, m: Array, w: Array, phi: Array) -> _InMean:
+    a, b = mu * phi, rest * phi
     first = special.logit(y) - special.digamma(a) + special.digamma(b)
     second = special.polygamma(1, a) + special.polygamma(1, b)
     return _InMean(stats.beta.logpdf(y, a, b), phi * first, -(phi**2) * second)
 
 
-def _betabinomial(y: Array, mu: Array, m: Array, w: Array, phi: Array) -> _InMean:
-    a, b, n = mu * phi, (1 - mu) * phi, m - y
+def _betabinomial(y: Array, mu: Array, rest: Array, m: Array, w: Array, phi: Array) -> _InMean:
+    a, b, n = mu * phi, rest * phi, m - y
     first = special.digamma(y + a) - special.digamma(a)
     first = first - special.digamma(n + b) + special.digamma(b)
     second = special.polygamma(1, y + a) - special.polygamma(1, a)
     second = second + special.polygamma(1, n + b) - special.polygamma(1, b)
-    return _InMean(stats.betabinom.logpmf(y, m, a, b), phi * first, phi**2 * second)
+    log_f = special.gammaln(m + 1) - special.gammaln(y + 1) - special.gammaln(n + 1)
+    for k in range(int(m.max())):  # rising factorials, which keep their digits for small b
+        log_f += np.where(k < y, np.log(a + k), 0) + np.where(k < n, np.log(b + k), 0)
+        log_f -= np.where(k < m, np.log(phi + k), 0)
+    return _InMean(log_f, phi * first, phi**2 * second)
 
 
-def _tweedie(y: Array, mu: Array, m: Array, w: Array, phi: Array, p: Array) -> _InMean:
+def _tweedie(y: Array, mu: Array, rest: Array, m: Array, w: Array, phi: Array, p: Array) -> _InMean:
     phi = phi / w
     # a Poisson number of Gamma amounts, summed over the numbers
     rate, scale = mu ** (2 - p) / (phi * (2 - p)), phi * (p - 1) * mu ** (p - 1)
@@ -215,7 +219,9 @@ def _tweedie(y: Array, mu: Array, m: Array, w: Array, phi: Array, p: Array) -> _
     return _InMean(log_f, first, second, 1 / (phi * mu**p))
 
 
-def _student_t(y: Array, mu: Array, m: Array, w: Array, sigma: Array, df: Array) -> _InMean:
+def _student_t(
+    y: Array, mu: Array, rest: Array, m: Array, w: Array, sigma: Array, df: Array
+) -> _InMean:
     away, wide = y - mu, df * sigma**2
     first = (df + 1) * away / (wide + away**2)
     second = (df + 1) * (away**2 - wide) / (wide + away**2) ** 2
@@ -223,7 +229,7 @@ def _student_t(y: Array, mu: Array, m: Array, w: Array, sigma: Array, df: Array)
     return _InMean(stats.t.logpdf(y, df, mu, sigma), first, second, expected)
 
 
-def _lognormal(y: Array, mu: Array, m: Array, w: Array, sigma: Array) -> _InMean:
+def _lognormal(y: Array, mu: Array, rest: Array, m: Array, w: Array, sigma: Array) -> _InMean:
     log_f = stats.lognorm.logpdf(y, sigma, scale=mu * np.exp(-(sigma**2) / 2))
     away = np.log(y / mu) + sigma**2 / 2
     squares = sigma**2 * mu**2
@@ -238,8 +244,10 @@ def _truncated_poisson(y: Array, mu: Array, *_: Array) -> _InMean:
     return _InMean(log_f, y / mu - 1 - odds, second, mean * (1 + mu - mean) / mu**2)
 
 
-def _truncated_nbinom2(y: Array, mu: Array, m: Array, w: Array, theta: Array) -> _InMean:
-    whole = _nbinom2(y, mu, m, w, theta)
+def _truncated_nbinom2(
+    y: Array, mu: Array, rest: Array, m: Array, w: Array, theta: Array
+) -> _InMean:
+    whole = _nbinom2(y, mu, rest, m, w, theta)
     log_zero = -theta * np.log1p(mu / theta)
     odds, slope = 1 / np.expm1(-log_zero), -theta / (theta + mu)
     first = whole.first + odds * slope
@@ -266,31 +274,34 @@ _IN_MEAN: dict[str, Callable[..., _InMean]] = {
 _PRECISIONS = ("gamma", "inverse_gaussian", "tweedie")
 
 
-def _mean(link: str, eta: Array) -> tuple[Array, Array, Array]:
-    """mu and its first two derivatives in eta, nan outside the domain."""
+def _mean(link: str, eta: Array) -> tuple[Array, Array, Array, Array]:
+    """mu, its first two derivatives in eta, and 1 - mu; nan outside the domain."""
     inside = np.where(eta > 0, eta, np.nan)
     if link in _BINOMIAL and link != "log":
         pr = _BINOMIAL[link](eta)
         mu = np.exp(pr.log_p)
-        return mu, mu * pr.dlog_p, mu * (pr.dlog_p**2 + pr.d2log_p)
+        return mu, mu * pr.dlog_p, mu * (pr.dlog_p**2 + pr.d2log_p), np.exp(pr.log_q)
     one = np.ones_like(eta)
-    return {
+    mu, slope, bend = {
         "identity": (eta, one, 0 * one),
         "log": (np.exp(eta),) * 3,
         "sqrt": (inside**2, 2 * inside, 2 * one),
         "inverse": (1 / inside, -(inside**-2), 2 * inside**-3),
         "1/mu^2": (inside**-0.5, -0.5 * inside**-1.5, 0.75 * inside**-2.5),
     }[link]
+    return mu, slope, bend, 1 - mu
 
 
 def _by_mean(problem: Problem, on: Array, weights: Array, trials: Array, eta: Array, shapes: Array):
-    mu, slope, bend = _mean(problem.link, eta)
+    mu, slope, bend, rest = _mean(problem.link, eta)
     if problem.family not in ("student_t",):
         mu = np.where(mu > 0, mu, np.nan)
     precise = problem.family in _PRECISIONS and problem.weights_type == "prior"
     one = np.ones_like(mu)
     times, precision = (one, weights) if precise else (weights, one)
-    rows = _IN_MEAN[problem.family](problem.y[on], mu, trials, precision, *np.atleast_1d(shapes))
+    rows = _IN_MEAN[problem.family](
+        problem.y[on], mu, rest, trials, precision, *np.atleast_1d(shapes)
+    )
     return Density(
         times * rows.log_f,
         times * rows.first * slope,

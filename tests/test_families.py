@@ -19,8 +19,10 @@ from mixedlm_jax import families
 from mixedlm_jax.design import Design, Factor, Term
 from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.families import FAMILIES, Family
+from mixedlm_jax.likelihood import log_likelihood
 from mixedlm_jax.links import LINKS, Link, resolve_link
 from mixedlm_jax.problem import (
+    Params,
     Problem,
     determinant_weights,
     make_problem,
@@ -177,7 +179,7 @@ CASES: dict[str, Case] = {
         bounds=(0.0, np.inf),
         saturated=(1e-300, 1e300),
         single_rows={1.0: "warn"},
-        extremes=ONE_SHAPE,
+        extremes=(*ONE_SHAPE, (0.1,)),
         own_deviance=False,
     ),
     "beta": Case(
@@ -189,7 +191,7 @@ CASES: dict[str, Case] = {
         bounds=(-np.inf, np.inf),
         saturated=(1e-300, 1 - 2.0**-53),
         single_rows={1.0: "refuse"},
-        reach=1.0,
+        reach=0.5,
         extremes=ONE_SHAPE,
         own_deviance=False,
     ),
@@ -512,10 +514,11 @@ def test_nothing_is_nan_far_out(family):
     trials = np.full(len(y), 6.0 if family.takes_trials else 1.0)
     phi = CASES[family.name].phi(family)
     inside = np.asarray(family.in_domain(jnp.asarray(eta)))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         # log f of a count falls like the mean, that of a measurement like its square
         mean = np.abs(np.where(inside, MEANS[family.link.name](eta), 1.0))
-        fits = mean < (1e150 if family.weights_are_precisions else 1e306)
+        squared = family.weights_are_precisions or family.mean_range[0] < 0
+        fits = mean < (1e150 if squared else 1e306)
         if family.weights_are_precisions and family.mean_range[0] == 0:
             fits &= mean > 1e-100
     for kind, weight in (("prior", 1.0), ("frequency", 3.0), ("prior", 0.0)):
@@ -856,6 +859,39 @@ def test_a_function_that_is_no_link_is_refused():
         families.Binomial(link=lambda eta: 2.0 + eta**2)
     with pytest.raises(ArgumentError, match="works elementwise"):
         families.Poisson(link=lambda eta: jnp.sum(jnp.exp(eta)))
+
+
+RESTRICTED = [m for m in MEMBERS if not np.all(m.in_domain(jnp.array([-1.0, 1.0])))]
+ENOUGH = (("poisson", "identity"), ("gamma", "inverse"), ("binomial", "log"))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(
+            m,
+            id=f"{m.name}-{m.link.name}",
+            marks=[] if (m.name, m.link.name) in ENOUGH else pytest.mark.slow,
+        )
+        for m in RESTRICTED
+    ],
+)
+def test_laplace_is_near_the_integral_where_the_domain_ends(family):
+    case = CASES[family.name]
+    y = np.resize(np.array(case.some[-2:]), 6)
+    trials = np.full(6, 8.0 if family.takes_trials else 1.0)
+    problem = problem_of(family, y, trials, np.ones(6), "prior")
+    centre = float(family.link.link(np.mean(y / trials)))
+    theta = 0.15 * abs(centre)
+    phi = jnp.asarray(case.phi(family))
+    params = Params(jnp.array([theta]), jnp.array([centre]), phi)
+    found = float(log_likelihood(params, problem, (jnp.zeros((1, 1)),)))
+
+    u = np.linspace(-9.0, 9.0, 1801)
+    rows = jax.vmap(lambda point: row_log_density(problem, centre + theta * point, phi))
+    total = np.sum(np.asarray(rows(jnp.asarray(np.tile(u[:, None], 6)))), axis=1)
+    exact = special.logsumexp(total + stats.norm.logpdf(u)) + np.log(0.01)
+    assert found == pytest.approx(exact + float(problem.log_base), abs=0.02)
 
 
 # ----------------------------------------------------------------------------------------------

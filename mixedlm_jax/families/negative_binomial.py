@@ -100,6 +100,7 @@ class NegativeBinomial1(Family):
     name = "nbinom1"
     zeros = "inflated"
     links = ("log", "sqrt", "identity")
+    log_concave_links = ("identity",)
     mean_range = (0.0, np.inf)
     parameters = named(phi=Parameter(usual=(1.0 / LIMIT, np.inf), limit="the Poisson limit"))
 

@@ -8,10 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.families.base import LIMIT, Family, Parameter, named
 from mixedlm_jax.families.loggamma import HALF_LOG_2PI, log_rising
 
-_FAR = 1e100  # beyond it z^2 may overflow, and 1 + z^2 is z^2
+_FAR = 1e40  # beyond it 1 + z^2 is z^2, whose powers in derivatives may overflow
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,25 @@ class StudentT(Family):
 
     def log_density(self, y, eta, phi, trials, precision):
         log_sigma, log_df = self.coordinates(phi)
-        z = (y - self.link.inverse(eta)) * jnp.exp(-log_sigma - 0.5 * log_df)
+        log_scale = log_sigma + 0.5 * log_df
+        z = (y - self.link.inverse(eta)) * jnp.exp(-log_scale)
         far = jnp.abs(z) > _FAR
-        near = jnp.log1p(jnp.where(far, 0.0, z) ** 2)
-        tail = jnp.where(far, 2.0 * jnp.log(jnp.abs(jnp.where(far, z, 1.0))), near)
+        close = jnp.where(far, self.link.interior, eta)
+        near = jnp.log1p(((y - self.link.inverse(close)) * jnp.exp(-log_scale)) ** 2)
+        away = self._log_distance(y, jnp.where(far, eta, self.link.interior))
+        tail = jnp.where(far, 2.0 * (away - log_scale), near)
         # lgamma((df + 1) / 2) - lgamma(df / 2) - log(df / 2) / 2 -> 0 with df -> inf
         half = jnp.full_like(eta, 0.5)
         constant = log_rising(half, log_df - np.log(2.0)) - log_sigma - HALF_LOG_2PI
         return constant - 0.5 * (jnp.exp(log_df) + 1.0) * tail
+
+    def _log_distance(self, y: Array, eta: Array) -> Array:
+        """log |y - mu|, for distances that are enormous."""
+        if self.link.range[0] < 0.0:
+            return jnp.log(jnp.abs(y - self.link.inverse(eta)))
+        # mu^2 may overflow, its logarithm does not
+        log_mu = self.link.log_inverse(eta)
+        return log_mu + jnp.log(jnp.abs(1.0 - y * jnp.exp(-log_mu)))
 
     def expected_information(self, eta, phi, trials, precision):
         log_sigma, log_df = self.coordinates(phi)

@@ -55,7 +55,7 @@ class TruncatedPoisson(Family):
     name = "truncated_poisson"
     zeros = "hurdle"
     links = ("log", "sqrt", "identity")
-    log_concave_links = ("log",)
+    log_concave_links = ("log", "sqrt", "identity")
     mean_range = (0.0, np.inf)
     has_expected_information = True
 
