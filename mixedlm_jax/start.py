@@ -88,12 +88,18 @@ def _numbers(name: str, values: Any) -> np.ndarray:
 
 def _first_theta(problem: Problem, phi: np.ndarray) -> np.ndarray:
     """Independent effects that each move eta by one `effect_unit` of the family."""
-    size = float(problem.effect_unit(phi) / problem.ranef_scale(phi))
+    size = float(_first_size(problem, phi))
     blocks = []
     for term in problem.terms:
         rms = problem.effect_sizes(term)
         blocks.append(STRUCTURES[term.structure].start(size / np.where(rms > 0, rms, 1.0)))
     return np.concatenate(blocks)
+
+
+@program()
+def _first_size(problem: Problem, phi: Array) -> Array:
+    """One `effect_unit` in the unit of theta."""
+    return jnp.asarray(problem.effect_unit(phi) / problem.ranef_scale(phi), phi.dtype)
 
 
 def _first_beta(problem: Problem) -> np.ndarray:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from mixedlm_jax.arrays import Array
+from mixedlm_jax.compiled import program
 from mixedlm_jax.design import Design
 from mixedlm_jax.dispersion import coordinates
 from mixedlm_jax.elimination import Effects
@@ -50,8 +51,14 @@ def _in_search_coordinates(problem: Problem, phi: np.ndarray, vcov: np.ndarray) 
         return vcov
     at = len(vcov) - len(phi)
     back = np.eye(len(vcov))
-    back[at:, at:] = np.linalg.inv(np.asarray(jax.jacfwd(problem.reported_phi)(jnp.asarray(phi))))
+    back[at:, at:] = np.linalg.inv(np.asarray(_reported_slope(problem, phi)))
     return delta_covariance(back, vcov)
+
+
+@program()
+def _reported_slope(problem: Problem, phi: Array) -> Array:
+    """Jacobian of the reported phi in its unconstrained coordinates."""
+    return jax.jacfwd(problem.reported_phi)(phi)
 
 
 def delta_covariance(slope: np.ndarray, covariance: np.ndarray) -> np.ndarray:
