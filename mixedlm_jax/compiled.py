@@ -29,8 +29,9 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 
 from mixedlm_jax.store import Store, chosen_folder, store_in
 
-# An executable maps some 60 pieces of memory, of which Linux grants a process 65,530.
-_MAX_IN_MEMORY = 256
+# An executable maps 90 to 200 pieces of memory, of which Linux grants a process 65,530; beyond them
+# XLA crashes.
+_MAX_IN_MEMORY = 128
 _executables: OrderedDict[Any, Callable] = OrderedDict()
 # What may change from call to call, and with it what the same shapes compile to.
 _DECISIVE = ("jax_enable_x64", "jax_default_device", "jax_default_matmul_precision")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 import records
 
+from mixedlm_jax.compiled import forget
 from mixedlm_jax.store import VARIABLE
 
 
@@ -24,6 +26,16 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if config.cache is not None:
         os.environ[VARIABLE] = str(config.cache.mkdir("programs"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_memory_maps() -> Iterator[None]:
+    """Linux grants a process 65,530 maps, and the programs of all tests together take more."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        forget()
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
