@@ -632,7 +632,8 @@ def _dispersion_table(model: GlmerResult) -> pd.DataFrame:
     """Estimate and Std. Error of each dispersion parameter that VarCorr does not show."""
     names = phi_names(model.family, model.labels.parts)
     shown = [] if model.family.has_residual_sd else list(model.dispersion)
-    errors = dict(zip(names, standard_errors(model.fit.vcov)[-len(names) :], strict=True))
+    of_phi = standard_errors(model.fit.vcov)[len(model.fit.vcov) - len(names) :]
+    errors = dict(zip(names, of_phi, strict=True))
     columns = {
         "Estimate": [model.dispersion[name] for name in shown],
         "Std. Error": [errors[name] for name in shown],
