@@ -12,6 +12,7 @@ import jax
 from mixedlm_jax.buckets import padded
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels, build
+from mixedlm_jax.dispersion import with_dispersion
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.expression import suggest
 from mixedlm_jax.families import Family, resolve
@@ -112,7 +113,8 @@ class Call:
                 fit = fit_problem(
                     problem, nAGQ=int(self.nAGQ), control=control, start=start, watch=watch
                 )
-        return trimmed(fit, design)
+        fit = trimmed(fit, design)
+        return with_dispersion(design, self.family, fit) if self.family.is_quasi else fit
 
 
 def _check_nAGQ(nAGQ: int) -> None:

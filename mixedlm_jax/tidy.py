@@ -174,23 +174,29 @@ def row_columns(design: Design, family: Family, fit: Fit, hat: np.ndarray) -> di
     """What `augment` adds to a model frame, from the fit and the leverages of the rows (n,)."""
     eta, mu = fit.eta, link_mean(family, fit.eta)
     weights = design.weights * design.trials
-    root = np.sqrt(weights / family.variance(mu, fit.phi))
     rows = (design.y, design.trials, design.weights, eta, fit.phi)
-    pearson = residuals(family, *rows, type="pearson")
     columns = {
         ".fitted": eta,
         ".resid": residuals(family, *rows, type="deviance"),
         ".hat": hat,
-        ".cooksd": cooks_distance(hat, pearson / family.residual_scale(fit.phi), len(fit.beta)),
+        ".cooksd": None,
         ".fixed": design.X @ fit.beta + design.offset,
         ".mu": family.mean(mu, fit.phi),
         ".offset": design.offset,
-        ".sqrtXwt": root * mean_slope(family, eta),
-        ".sqrtrwt": root,
+        ".sqrtXwt": None,
+        ".sqrtrwt": None,
         ".weights": weights,
-        ".wtres": pearson,
+        ".wtres": None,
     }
-    return columns if family.is_linear else {**columns, ".eta": eta}
+    if family.has_variance:
+        root = np.sqrt(weights / family.variance(mu, fit.phi))
+        pearson = residuals(family, *rows, type="pearson")
+        scaled = pearson / (family.residual_scale(fit.phi) * np.sqrt(fit.dispersion))
+        columns[".cooksd"] = cooks_distance(hat, scaled, len(fit.beta))
+        columns[".sqrtXwt"] = root * mean_slope(family, eta)
+        columns |= {".sqrtrwt": root, ".wtres": pearson}
+    known = {name: values for name, values in columns.items() if values is not None}
+    return known if family.is_linear else {**known, ".eta": eta}
 
 
 def cooks_distance(hat: np.ndarray, pearson: np.ndarray, p: int) -> np.ndarray:

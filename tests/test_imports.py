@@ -48,6 +48,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "families.student_t",
         "families.lognormal",
         "families.truncated",
+        "families.custom",
+        "families.quasi",
         "families",
         "covariance",
         "names",
@@ -88,7 +90,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "uncertainty",
         "predict",
         "diagnostics",
+        "dispersion",
         "formatting",
+        "adequacy",
         "markup",
         "approximation",
         "report",
@@ -114,6 +118,7 @@ DEFERRED = {
     ("variables", "formulaic.transforms"),
     ("table", "narwhals"),
     ("getme", "scipy.sparse"),
+    ("adequacy", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
 SHAPELESS = {"utils", "util", "helpers", "helper", "common", "misc", "compat", "tools", "mixins"}

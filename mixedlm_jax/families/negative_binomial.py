@@ -36,6 +36,7 @@ class NegativeBinomial(Family):
     theta: float | None = None
 
     name = "nbinom2"
+    counts_zeros = True
     links = ("log", "sqrt", "identity")
     log_concave_links = ("log",)
     mean_range = (0.0, np.inf)
@@ -97,6 +98,7 @@ class NegativeBinomial1(Family):
     phi: float | None = None
 
     name = "nbinom1"
+    counts_zeros = True
     links = ("log", "sqrt", "identity")
     mean_range = (0.0, np.inf)
     parameters = named(phi=Parameter(usual=(1.0 / LIMIT, np.inf), limit="the Poisson limit"))

@@ -22,6 +22,7 @@ class Poisson(Family):
     link: Any = "log"
 
     name = "poisson"
+    counts_zeros = True
     links = ("log", "sqrt", "identity")
     log_concave_links = ("log", "sqrt", "identity")
     mean_range = (0.0, np.inf)
