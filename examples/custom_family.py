@@ -9,11 +9,13 @@ import mixedlm_jax as mlm
 
 
 def direction(eta):
+    """The mean direction at a linear predictor."""
     return 2 * jnp.arctan(eta)  # from the whole line to (-pi, pi)
 
 
 # The family: log f = kappa cos(y - mu) - log(2 pi I0(kappa)), I0(kappa) = i0e(kappa) exp(kappa).
 def von_mises(y, eta, phi):
+    """The log-density of one angle."""
     about = phi["kappa"] * (jnp.cos(y - direction(eta)) - 1)
     return about - jnp.log(2 * jnp.pi * jax.scipy.special.i0e(phi["kappa"]))
 
@@ -40,7 +42,5 @@ print("\n               truth  estimate  standard error")
 for name, value in TRUTH.items():
     print(f"{name:13s} {value:6.2f} {found[name]:9.3f} {errors[name]:15.3f}")
 
-quadrature = model.update(nAGQ=9)
-print(f"\nLog-likelihood: {float(model.logLik()):.4f}, 9 nodes: {float(quadrature.logLik()):.4f}")
 calm = pd.DataFrame({"wind": [0.0]})
-print(f"Heading of a typical bird without wind: {model.predict(calm, re_form='~0')[0]:.3f} radians")
+print(f"\nHeading of a typical bird without wind: {model.predict(calm, re_form='~0')[0]:.3f} radians")

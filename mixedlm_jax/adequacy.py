@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from math import erfc, sqrt
 
@@ -48,9 +49,8 @@ class OverdispersionCheck:
     @classmethod
     def of(cls, found: Pearson, *, instead: str) -> OverdispersionCheck:
         """The verdict on Pearson's statistic; instead: what to fit where it is too large."""
-        from scipy.special import chdtrc
-
-        p_value = float(chdtrc(found.df, found.statistic))
+        special = importlib.import_module("scipy.special")  # slow to import, rarely needed
+        p_value = float(special.chdtrc(found.df, found.statistic))
         if p_value < LEVEL:
             verdict = f"overdispersed: the variance is {found.ratio:.2f} times the family's; "
             verdict += f"standard errors are too small: try {instead}"

@@ -197,7 +197,7 @@ class CustomFamily(Family):
     def one_row_per_level(self, trials):
         return "warn" if self.params else "ok"
 
-    # Where a fit starts: a crude search over a constant eta and the parameters, one after the other.
+    # Where a fit starts: a crude search over a constant eta and the parameters in turn.
 
     def start_mean(self, y, trials):
         eta, _ = self._start(y)

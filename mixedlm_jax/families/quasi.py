@@ -126,7 +126,7 @@ class QuasiFamily(Family):
     variance_func: Any
 
     _scale: ClassVar[Scale]  # set for each instance, as the class variables of the base are
-    _function: ClassVar[Callable[[Array], Array]]
+    _function: ClassVar[Any]
 
     name = "quasi"
     has_expected_information = True
