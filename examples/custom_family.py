@@ -43,4 +43,5 @@ for name, value in TRUTH.items():
     print(f"{name:13s} {value:6.2f} {found[name]:9.3f} {errors[name]:15.3f}")
 
 calm = pd.DataFrame({"wind": [0.0]})
-print(f"\nHeading of a typical bird without wind: {model.predict(calm, re_form='~0')[0]:.3f} radians")
+(typical,) = model.predict(calm, re_form="~0")
+print(f"\nHeading of a typical bird without wind: {typical:.3f} radians")

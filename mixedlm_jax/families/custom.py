@@ -170,10 +170,12 @@ class CustomFamily(Family):
                 eta = jnp.where(valid, jnp.sinh(place), self.link.interior)
                 return jnp.where(valid, log_density(eta), jnp.nan * place)
 
-            ends = (-_FARTHEST * one, _FARTHEST * one)
-            top = log_density(jnp.sinh(bisected(far_out, *ends)))
+            place = bisected(far_out, -_FARTHEST * one, _FARTHEST * one)
             here = log_density(self.link.link(jnp.asarray(mu, float)))
-            return np.maximum(2.0 * np.asarray(top - here), 0.0)
+            # a maximum out in a tail is sought up to where the density stops being a number: the
+            # last point on this side of it counts
+            top = jnp.fmax(far_out(place), far_out(place * (1.0 - 1e-12)))
+            return 2.0 * np.asarray(jnp.fmax(top, here) - here)
 
     def sample(self, key: Array, eta: Any, dispersion: Any = ()) -> np.ndarray:
         """Responses drawn at eta (n,), by the sampler.

@@ -195,10 +195,12 @@ class QuasiFamily(Family):
             response, out_of = jnp.asarray(y, float), jnp.asarray(trials, float)
             here = self._scale.place(jnp.asarray(mu, float))
             share = response / jnp.where(out_of > 0, out_of, 1.0)
-            top = jnp.clip(self._scale.place(share), here - _FARTHEST, here + _FARTHEST)
+            end = self._scale.place(share)
+            top = jnp.clip(end, here - _FARTHEST, here + _FARTHEST)
             away = _quasi_likelihood(self, _MANY_PANELS, top, here, response, out_of)
-            # where the slope does not vanish on the way to y, the way has no end
-            endless = jnp.abs(self._slope(top, response, out_of)) > 1e-6 * (1.0 + response)
+            # where the slope does not vanish towards the end of the range, the way has no end
+            slope = jnp.abs(self._slope(top, response, out_of))
+            endless = jnp.isinf(end) & (slope > 1e-6 * (1.0 + jnp.abs(response)))
             return np.maximum(2.0 * np.asarray(jnp.where(endless, jnp.inf, away)), 0.0)
 
     def check_response(self, y, trials):
@@ -358,8 +360,9 @@ def _scale_of(function: Callable[[Array], Array], given: Any) -> Scale:
 
 def _values(function: Callable[[Array], Array], at: Any, given: Any) -> np.ndarray:
     mu = jnp.asarray(at, float)
-    found = np.asarray(function(mu), float)
-    if found.shape not in ((), mu.shape):
+    found, first = np.asarray(function(mu), float), np.asarray(function(mu[:1]), float)
+    alone = np.array_equal(np.ravel(found)[:1], np.ravel(first), equal_nan=True)
+    if found.shape not in ((), mu.shape) or not alone:
         raise ArgumentError(
             f"variance_func {given!r} gave shape {found.shape} for means of shape {mu.shape}; give "
             "a function of mu that works elementwise"
