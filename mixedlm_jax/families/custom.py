@@ -173,8 +173,8 @@ class CustomFamily(Family):
             place = bisected(far_out, -_FARTHEST * one, _FARTHEST * one)
             here = log_density(self.link.link(jnp.asarray(mu, float)))
             # a maximum out in a tail is sought up to where the density stops being a number: the
-            # last point on this side of it counts
-            top = jnp.fmax(far_out(place), far_out(place * (1.0 - 1e-12)))
+            # density a little on this side of it counts
+            top = jnp.fmax(far_out(place), far_out(0.99 * place))
             return 2.0 * np.asarray(jnp.fmax(top, here) - here)
 
     def sample(self, key: Array, eta: Any, dispersion: Any = ()) -> np.ndarray:
