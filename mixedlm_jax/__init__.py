@@ -14,7 +14,14 @@ Everything that is public is imported here.
 from __future__ import annotations
 
 from mixedlm_jax import datasets, families
-from mixedlm_jax.api import check_laplace, checkConv, glmer, glmer_nb
+from mixedlm_jax.api import (
+    check_laplace,
+    check_overdispersion,
+    check_zero_inflation,
+    checkConv,
+    glmer,
+    glmer_nb,
+)
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.datasets import (
     load_bacteria,
@@ -60,6 +67,8 @@ __all__ = [
     "StoreWarning",
     "checkConv",
     "check_laplace",
+    "check_overdispersion",
+    "check_zero_inflation",
     "datasets",
     "families",
     "glmer",

@@ -1,4 +1,4 @@
-"""The entry points: `glmer` and `glmer_nb` go from a formula to a model, `checkConv` judges one."""
+"""The entry points: `glmer` and `glmer_nb` go from a formula to a model, checks judge one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
+from mixedlm_jax.adequacy import (
+    OverdispersionCheck,
+    ZeroInflationCheck,
+    overdispersion,
+    zero_inflation,
+)
 from mixedlm_jax.approximation import LaplaceCheck
 from mixedlm_jax.call import Call
 from mixedlm_jax.control import GlmerControl
@@ -186,8 +192,7 @@ def checkConv(model: GlmerResult) -> Convergence:
 
     A singular fit at its optimum is ok.
     """
-    if not isinstance(model, GlmerResult):
-        raise ArgumentError(f"checkConv judges a model that glmer returned, found {model!r}")
+    _check_model(model, "checkConv")
     return model.convergence()
 
 
@@ -225,8 +230,7 @@ def check_laplace(model: GlmerResult, nAGQ: int | None = None) -> LaplaceCheck:
     >>> mlm.check_laplace(model).ok
     True
     """
-    if not isinstance(model, GlmerResult):
-        raise ArgumentError(f"check_laplace judges a model that glmer returned, found {model!r}")
+    _check_model(model, "check_laplace")
     if model.fit.nAGQ != 1:
         raise ArgumentError(
             f"check_laplace judges a Laplace fit, and this model has nAGQ={model.fit.nAGQ}; give "
@@ -243,3 +247,76 @@ def check_laplace(model: GlmerResult, nAGQ: int | None = None) -> LaplaceCheck:
         *phi_names(model.family, model.labels.parts),
     )
     return LaplaceCheck.of(correction, quadrature, sum(model.ngrps().values()), names)
+
+
+def check_overdispersion(model: GlmerResult) -> OverdispersionCheck:
+    """Do the responses vary more than the family says? Prints a ratio, its test and a verdict.
+
+    Pearson's statistic sum w (y - mu)^2 / V(mu) at the conditional modes, over n less the trace of
+    the joint hat matrix of fixed and random effects given theta; n less the number of fixed effects
+    would take the random effects for free and the ratio come out too small. The test compares the
+    statistic with chi-squared, which needs expected counts that are not all small.
+
+    Parameters
+    ----------
+    model
+        A fit of a family whose mean fixes its variance: Poisson, binomial with several trials, a
+        quasi family (whose dispersion is the ratio), or one with its dispersion given.
+
+    Returns
+    -------
+    OverdispersionCheck
+
+    Raises
+    ------
+    ArgumentError
+        For a family that estimates its dispersion, for responses of 0 and 1, and for a custom
+        family without a variance.
+
+    Examples
+    --------
+    >>> model = mlm.glmer("y ~ lbase * trt + (1 | subject)", mlm.load_epil(), "poisson")
+    >>> check = mlm.check_overdispersion(model)
+    >>> print(check.ok, round(check.ratio, 2))
+    False 2.0
+    """
+    _check_model(model, "check_overdispersion")
+    return overdispersion(model.design, model.family, model.fit)
+
+
+def check_zero_inflation(model: GlmerResult) -> ZeroInflationCheck:
+    """Is a count 0 more often than the model expects? Prints both numbers, a test and a verdict.
+
+    Expected is the sum of P(y = 0) over the rows at their conditional modes. The test takes the
+    number of zeros as a sum of independent events, so approximately normal; modes that follow the
+    data make it cautious.
+
+    Parameters
+    ----------
+    model
+        A fit of a family of counts that may be 0.
+
+    Returns
+    -------
+    ZeroInflationCheck
+
+    Raises
+    ------
+    ArgumentError
+        For any other family.
+
+    Examples
+    --------
+    >>> model = mlm.glmer("y ~ lbase * trt + (1 | subject)", mlm.load_epil(), "poisson")
+    >>> check = mlm.check_zero_inflation(model)
+    >>> print(check.ok, int(check.observed), round(check.expected, 1))
+    False 23 11.9
+    """
+    _check_model(model, "check_zero_inflation")
+    return zero_inflation(model.design, model.family, model.fit)
+
+
+def _check_model(model: Any, function: str) -> None:
+    """Raise `ArgumentError` for what `glmer` did not return."""
+    if not isinstance(model, GlmerResult):
+        raise ArgumentError(f"{function} judges a model that glmer returned, found {model!r}")

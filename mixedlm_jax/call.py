@@ -19,6 +19,7 @@ from mixedlm_jax.families import ZERO, Family, resolve, with_zeros
 from mixedlm_jax.fit import Fit, fit_problem, trimmed
 from mixedlm_jax.formula import Formula, parse_part
 from mixedlm_jax.identification import check_identified
+from mixedlm_jax.pearson import with_dispersion
 from mixedlm_jax.problem import make_problem
 from mixedlm_jax.progress import check_verbose, progress
 from mixedlm_jax.revision import revise
@@ -126,7 +127,8 @@ class Call:
                 fit = fit_problem(
                     problem, nAGQ=int(self.nAGQ), control=control, start=start, watch=watch
                 )
-        return trimmed(fit, design)
+        fit = trimmed(fit, design)
+        return with_dispersion(design, self.family, fit) if self.family.is_quasi else fit
 
 
 def _check_nAGQ(nAGQ: int) -> None:

@@ -42,7 +42,8 @@ class Fit:
     theta is relative to, sigma for the Gaussian, else 1. log_likelihood: with every constant.
     vcov: covariance of (theta, beta, phi), nan for parameters of a term on its boundary and for
     dispersion parameters at their limit; at nAGQ = 0 beta's part is conditional on theta, as
-    lme4's.
+    lme4's. dispersion: what multiplies the variance of a quasi family, 1 for all others; the
+    log_likelihood of a quasi family is its quasi-likelihood at dispersion 1.
     """
 
     theta: np.ndarray
@@ -59,6 +60,7 @@ class Fit:
     nAGQ: int
     information: str
     optinfo: dict[str, Any]
+    dispersion: float = 1.0
 
 
 def fit_problem(

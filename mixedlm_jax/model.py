@@ -193,8 +193,11 @@ class GlmerResult:
 
     @property
     def sigma(self) -> float:
-        """Residual standard deviation; 1 for families without one."""
-        return self._sigma if self._sigma is not None else 1.0
+        """Residual standard deviation; 1 for families without one.
+
+        The square root of the dispersion for quasi families, as R's.
+        """
+        return self._sigma if self._sigma is not None else float(np.sqrt(self.fit.dispersion))
 
     @property
     def _sigma(self) -> float | None:
@@ -213,8 +216,11 @@ class GlmerResult:
 
         Gaussian sigma; Gamma shape (variance mu^2 / shape); inverse Gaussian phi (phi mu^3);
         negative binomial theta (mu + mu^2 / theta), or phi (mu (1 + phi)); beta and beta-binomial
-        phi = a + b; Tweedie phi and power (phi mu^power); t sigma and df; log-normal sigma.
+        phi = a + b; Tweedie phi and power (phi mu^power); t sigma and df; log-normal sigma. Quasi
+        families have phi (phi V(mu)) from Pearson's statistic, without a standard error.
         """
+        if self.family.is_quasi:
+            return {"phi": self.fit.dispersion}
         names = phi_names(self.family, self.labels.parts)
         return {
             name: float(value)
@@ -281,7 +287,7 @@ class GlmerResult:
         component: as in `fixef`.
         full: theta (named as lme4 names it, `herd.(Intercept)`), fixed effects and dispersion; rows
         of a covariance on its boundary are nan. At nAGQ = 0 the fixed effects' part is conditional
-        on theta, as lme4's.
+        on theta, as lme4's. Quasi families' is multiplied by the dispersion; theta's is not.
         """
         if full:
             rest = phi_names(self.family, self.labels.parts)
@@ -338,17 +344,31 @@ class GlmerResult:
         return dict(zip(self.labels.factors, counts, strict=True))
 
     def logLik(self) -> LogLik:
-        """The maximised log-likelihood with every constant; it has `.df` and `.nobs`."""
-        df = len(self.fit.theta) + len(self.fit.beta) + len(self.fit.phi)
-        return LogLik(self.fit.log_likelihood, df, self.nobs)
+        """The maximised log-likelihood with every constant; it has `.df` and `.nobs`.
+
+        Raises `ArgumentError` for quasi families, as do AIC, BIC and extractAIC.
+        """
+        if self.family.is_quasi:
+            raise ArgumentError(
+                "a quasi family has a mean and a variance but no distribution, so that there is no "
+                "likelihood, AIC, BIC or likelihood ratio test: compare models by Wald tests, or "
+                "fit a family with a distribution"
+            )
+        return LogLik(self.fit.log_likelihood, self._n_parameters, self.nobs)
+
+    @property
+    def _n_parameters(self) -> int:
+        return len(self.fit.theta) + len(self.fit.beta) + len(self.fit.phi)
 
     def AIC(self) -> float:
         """-2 log L + 2 df."""
-        return -2.0 * self.fit.log_likelihood + 2.0 * self.logLik().df
+        found = self.logLik()
+        return -2.0 * float(found) + 2.0 * found.df
 
     def BIC(self) -> float:
         """-2 log L + log(nobs) df."""
-        return -2.0 * self.fit.log_likelihood + float(np.log(self.nobs)) * self.logLik().df
+        found = self.logLik()
+        return -2.0 * float(found) + float(np.log(self.nobs)) * found.df
 
     def deviance(self) -> float:
         """Sum of squared deviance residuals given the conditional modes (not -2 log L)."""
@@ -359,7 +379,7 @@ class GlmerResult:
 
     def df_residual(self) -> int:
         """nobs less the number of parameters."""
-        return self.nobs - self.logLik().df
+        return self.nobs - self._n_parameters
 
     def extractAIC(self) -> tuple[int, float]:
         """Number of parameters and AIC."""
@@ -412,19 +432,28 @@ class GlmerResult:
     def glance(self) -> pd.DataFrame:
         """One row: nobs, sigma, logLik, AIC, BIC, deviance, df.residual.
 
-        The deviance is lme4's: -2 log L of a linear model, else that of `deviance()`.
+        The deviance is lme4's: -2 log L of a linear model, else that of `deviance()`. Quasi
+        families have no logLik, AIC and BIC, and no columns for them.
         """
-        log_likelihood = float(self.logLik())
+        criteria = {} if self.family.is_quasi else self._criteria()
         row = {
             "nobs": self.nobs,
             "sigma": self.sigma,
-            "logLik": log_likelihood,
-            "AIC": self.AIC(),
-            "BIC": self.BIC(),
-            "deviance": self.deviance() if self.isGLMM() else -2.0 * log_likelihood,
+            **{name: value for name, value in criteria.items() if name != "-2*log(L)"},
+            "deviance": self.deviance() if self.isGLMM() else criteria["-2*log(L)"],
             "df.residual": self.df_residual(),
         }
         return pd.DataFrame([row])
+
+    def _criteria(self) -> dict[str, float]:
+        """What rests on the likelihood, as glance and the summary have it."""
+        log_likelihood = float(self.logLik())
+        return {
+            "logLik": log_likelihood,
+            "AIC": self.AIC(),
+            "BIC": self.BIC(),
+            "-2*log(L)": -2.0 * log_likelihood,
+        }
 
     def augment(self) -> pd.DataFrame:
         """The model frame with a column for each thing known about a row; rows as used.
@@ -433,7 +462,7 @@ class GlmerResult:
         joint fit of fixed and random effects given theta, and Cook's distance from it), .fixed
         (linear predictor at b = 0), .mu, .offset, .sqrtXwt and .sqrtrwt (square roots of the
         working weight and of weight / variance), .weights, .wtres (Pearson residual), and .eta
-        where it is not .mu.
+        where it is not .mu. What needs the variance is left out where a custom family has none.
         """
         hat = leverages(self.design, self.family, self.fit)
         columns = row_columns(self.design, self.family, self.fit, hat)
@@ -555,9 +584,10 @@ class GlmerResult:
         return self.summary().brief()
 
     def __repr__(self) -> str:
+        likelihood = "log quasi-likelihood" if self.family.is_quasi else "log-likelihood"
         return (
             f"<GlmerResult {self.formula}: {self.family}, {self.nobs} obs, "
-            f"log-likelihood {self.fit.log_likelihood:.4f}>"
+            f"{likelihood} {self.fit.log_likelihood:.4f}>"
         )
 
     def _repr_html_(self) -> str:
@@ -591,20 +621,23 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
     fixed = list(model.labels.fixed)
     used = model.design.weights > 0
     limits = [f"{note}." for note in model.family.limit_notes(model._shapes)]
-    scaled = (model._residuals("pearson") / model.family.residual_scale(model._shapes))[used]
+    scaled = np.empty(0)
+    if model.family.has_variance:
+        scale = model.family.residual_scale(model._shapes) * np.sqrt(fit.dispersion)
+        quantiles = [0.0, 0.25, 0.5, 0.75, 1.0]
+        scaled = np.quantile((model._residuals("pearson") / scale)[used], quantiles)
+    criteria = {} if model.family.is_quasi else model._criteria()
+    order = ("AIC", "BIC", "logLik", "-2*log(L)")
     return Summary(
         method=objective_for(fit.nAGQ).label,
         family=f"{model.family.name}  ( {model.family.link.name} )",
         formula=model.formula,
         weights=model.call.described_weights,
         criteria={
-            "AIC": model.AIC(),
-            "BIC": model.BIC(),
-            "logLik": float(model.logLik()),
-            "-2*log(L)": -2.0 * float(model.logLik()),
+            **{name: criteria[name] for name in order if name in criteria},
             "df.resid": model.df_residual(),
         },
-        scaled_residuals=np.quantile(scaled, [0.0, 0.25, 0.5, 0.75, 1.0]),
+        scaled_residuals=scaled,
         varcorr=model.VarCorr(),
         nobs=model.nobs,
         ngrps=model.ngrps(),
@@ -615,6 +648,7 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
         show_correlation=show_correlation,
         convergence=model.convergence(),
         notes=(*model.labels.notes, *_notes_on_fit(fit), *limits, *_notes_on_method(model)),
+        maximised="quasi-likelihood" if model.family.is_quasi else "likelihood",
     )
 
 
@@ -630,6 +664,9 @@ def _coefficients(model: GlmerResult, component: str) -> pd.DataFrame:
 
 def _dispersion_table(model: GlmerResult) -> pd.DataFrame:
     """Estimate and Std. Error of each dispersion parameter that VarCorr does not show."""
+    if model.family.is_quasi:
+        known = {"Estimate": model.fit.dispersion, "Std. Error": np.nan}
+        return pd.DataFrame(known, index=["phi"])
     names = phi_names(model.family, model.labels.parts)
     shown = [] if model.family.has_residual_sd else list(model.dispersion)
     of_phi = standard_errors(model.fit.vcov)[len(model.fit.vcov) - len(names) :]
@@ -658,6 +695,13 @@ def _notes_on_fit(fit: Fit) -> list[str]:
 
 def _notes_on_method(model: GlmerResult) -> list[str]:
     design = model.design
+    if model.family.is_quasi:
+        return [
+            "Dispersion from Pearson's statistic over n less the trace of the joint hat matrix; "
+            "standard errors",
+            "of the fixed effects are multiplied by its square root, theta is the estimate at "
+            "dispersion 1.",
+        ]
     doubtful = model.fit.nAGQ == 1 and diagnostics.binary_in_small_clusters(
         model.family,
         design.y,

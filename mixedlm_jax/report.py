@@ -185,11 +185,13 @@ class Summary:
     """A summary as data; `str` gives lme4's layout.
 
     criteria: AIC, BIC, logLik, -2*log(L), df.resid. scaled_residuals: minimum, quartiles and
-    maximum of the Pearson residuals, divided by sigma where there is one. coefficients: a frame
+    maximum of the Pearson residuals, divided by sigma where there is one; empty where the family
+    has no variance. coefficients: a frame
     with Estimate, Std. Error, z value, Pr(>|z|). correlation: of the fixed effects. dispersion: a
     frame of its parameters with Estimate and Std. Error, empty where varcorr shows them.
     show_correlation: whether to print it, None for "unless it is wide". parts: such frames of the
-    fixed effects of zero inflation ("zi") and dispersion ("disp").
+    fixed effects of zero inflation ("zi") and dispersion ("disp"). maximised: "likelihood" or
+    "quasi-likelihood".
     """
 
     method: str
@@ -208,12 +210,13 @@ class Summary:
     show_correlation: bool | None
     convergence: Convergence
     notes: tuple[str, ...]
+    maximised: str = "likelihood"
 
     def __str__(self) -> str:
         sections = [
             self._header(),
             _criteria(self.criteria),
-            ["Scaled residuals:", *_quantiles(self.scaled_residuals)],
+            self._scaled_residuals(),
             self._random_effects(variances=True),
             self._dispersion(),
             self._fixed_effects(),
@@ -258,9 +261,14 @@ class Summary:
             parts += [paragraph([_PARTS[name]]), table(header, rows, _COEFFICIENTS_LEFT)]
         return block([*parts, paragraph([*self.notes, str(self.convergence)])])
 
+    def _scaled_residuals(self) -> list[str]:
+        if not len(self.scaled_residuals):
+            return []
+        return ["Scaled residuals:", *_quantiles(self.scaled_residuals)]
+
     def _header(self) -> list[str]:
         lines = [
-            f"Generalized linear mixed model fit by maximum likelihood ({self.method})",
+            f"Generalized linear mixed model fit by maximum {self.maximised} ({self.method})",
             f" Family: {self.family}",
             f"Formula: {self.formula}",
         ]

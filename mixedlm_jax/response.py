@@ -23,6 +23,8 @@ class ResponseFamily(Protocol):
     @property
     def takes_trials(self) -> bool: ...
     @property
+    def takes_fractions(self) -> bool: ...
+    @property
     def dispersion_names(self) -> tuple[str, ...]: ...
     def check_response(self, y: np.ndarray, trials: np.ndarray) -> None: ...
     def one_row_per_level(self, trials: np.ndarray) -> str: ...
@@ -179,7 +181,7 @@ def _from_values(
         raise FormulaError(f"the response '{expression}' has several columns, expected one")
     plain = Response(y, np.ones_like(y), np.ones_like(y) if weights is None else weights)
     proportion = np.any((y > 0) & (y < 1)) and np.all((y >= 0) & (y <= 1))
-    if not family.takes_trials or not proportion:
+    if not family.takes_trials or family.takes_fractions or not proportion:
         return plain
     if weights is None or weights_type == "frequency":
         raise DataError(

@@ -176,23 +176,29 @@ def row_columns(design: Design, family: Family, fit: Fit, hat: np.ndarray) -> di
     eta, mu = fit.eta, link_mean(family, fit.eta)
     weights = design.weights * design.trials
     shapes = natural_at_rows(family, design.parts, fit.phi)
-    root = np.sqrt(weights / family.variance(mu, shapes))
     rows = (design.y, design.trials, design.weights, eta, shapes)
-    pearson = residuals(family, *rows, type="pearson")
     columns = {
         ".fitted": eta,
         ".resid": residuals(family, *rows, type="deviance"),
         ".hat": hat,
-        ".cooksd": cooks_distance(hat, pearson / family.residual_scale(shapes), len(fit.beta)),
+        ".cooksd": None,
         ".fixed": design.X @ fit.beta + design.offset,
         ".mu": family.mean(mu, shapes),
         ".offset": design.offset,
-        ".sqrtXwt": root * mean_slope(family, eta),
-        ".sqrtrwt": root,
+        ".sqrtXwt": None,
+        ".sqrtrwt": None,
         ".weights": weights,
-        ".wtres": pearson,
+        ".wtres": None,
     }
-    return columns if family.is_linear else {**columns, ".eta": eta}
+    if family.has_variance:
+        root = np.sqrt(weights / family.variance(mu, shapes))
+        pearson = residuals(family, *rows, type="pearson")
+        scaled = pearson / (family.residual_scale(shapes) * np.sqrt(fit.dispersion))
+        columns[".cooksd"] = cooks_distance(hat, scaled, len(fit.beta))
+        columns[".sqrtXwt"] = root * mean_slope(family, eta)
+        columns |= {".sqrtrwt": root, ".wtres": pearson}
+    known = {name: values for name, values in columns.items() if values is not None}
+    return known if family.is_linear else {**known, ".eta": eta}
 
 
 def cooks_distance(hat: np.ndarray, pearson: np.ndarray, p: int) -> np.ndarray:

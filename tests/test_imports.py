@@ -49,6 +49,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "families.lognormal",
         "families.truncated",
         "families.zero_inflated",
+        "families.custom",
+        "families.quasi",
         "families",
         "dispersion",
         "covariance",
@@ -90,7 +92,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "uncertainty",
         "predict",
         "diagnostics",
+        "pearson",
         "formatting",
+        "adequacy",
         "markup",
         "approximation",
         "report",
@@ -116,6 +120,7 @@ DEFERRED = {
     ("variables", "formulaic.transforms"),
     ("table", "narwhals"),
     ("getme", "scipy.sparse"),
+    ("adequacy", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
 SHAPELESS = {"utils", "util", "helpers", "helper", "common", "misc", "compat", "tools", "mixins"}

@@ -7,12 +7,14 @@ from mixedlm_jax.families.base import Family
 from mixedlm_jax.families.beta import Beta
 from mixedlm_jax.families.betabinomial import BetaBinomial
 from mixedlm_jax.families.binomial import Binomial
+from mixedlm_jax.families.custom import CustomFamily
 from mixedlm_jax.families.gamma import Gamma
 from mixedlm_jax.families.gaussian import Gaussian
 from mixedlm_jax.families.inverse_gaussian import InverseGaussian
 from mixedlm_jax.families.lognormal import LogNormal
 from mixedlm_jax.families.negative_binomial import NegativeBinomial, NegativeBinomial1
 from mixedlm_jax.families.poisson import Poisson
+from mixedlm_jax.families.quasi import QuasiFamily
 from mixedlm_jax.families.student_t import StudentT
 from mixedlm_jax.families.truncated import TruncatedNegativeBinomial, TruncatedPoisson
 from mixedlm_jax.families.tweedie import Tweedie
@@ -62,6 +64,7 @@ __all__ = [
     "Beta",
     "BetaBinomial",
     "Binomial",
+    "CustomFamily",
     "Family",
     "Gamma",
     "Gaussian",
@@ -70,6 +73,7 @@ __all__ = [
     "NegativeBinomial",
     "NegativeBinomial1",
     "Poisson",
+    "QuasiFamily",
     "StudentT",
     "TruncatedNegativeBinomial",
     "TruncatedPoisson",

@@ -44,8 +44,9 @@ LIMIT = 1e5  # a shape beyond it is told apart from an infinite one by no data
 class Parameter:
     """A dispersion or shape parameter between `low` and `high`.
 
-    Its unconstrained coordinate is the logarithm, or the logit of its place in a bounded range.
-    Outside `usual` it cannot be told from its limit, whose name is `limit`.
+    Its unconstrained coordinate is the logit of its place in a bounded range, the logarithm of its
+    distance from `low` where there is no `high`, and itself where there are neither. Outside
+    `usual` it cannot be told from its limit, whose name is `limit`.
     """
 
     low: float = 0.0
@@ -56,26 +57,32 @@ class Parameter:
     @property
     def described(self) -> str:
         """What values it takes, for messages."""
-        return f"between {self.low:g} and {self.high:g}" if np.isfinite(self.high) else "positive"
+        if np.isfinite(self.high):
+            return f"between {self.low:g} and {self.high:g}"
+        if not np.isfinite(self.low):
+            return "finite"
+        return f"above {self.low:g}" if self.low else "positive"
 
     def natural(self, coordinate: Array) -> Array:
         """The value at an unconstrained coordinate (JAX)."""
         if np.isfinite(self.high):
             return self.low + (self.high - self.low) * jax.nn.sigmoid(coordinate)
-        return jnp.exp(coordinate)
+        if not np.isfinite(self.low):
+            return coordinate
+        return self.low + jnp.exp(coordinate) if self.low else jnp.exp(coordinate)
 
     def value(self, coordinate: Any) -> Any:
         """`natural` in NumPy."""
         if np.isfinite(self.high):
             return self.low + (self.high - self.low) * (0.5 + 0.5 * np.tanh(0.5 * coordinate))
-        return np.exp(coordinate)
+        return self.low + np.exp(coordinate) if np.isfinite(self.low) else coordinate
 
     def coordinate(self, value: Any) -> Any:
         """The inverse of `natural` (NumPy); not finite for a value that cannot be."""
         with np.errstate(invalid="ignore", divide="ignore"):
             if np.isfinite(self.high):
                 return np.log(value - self.low) - np.log(self.high - value)
-            return np.log(value)
+            return np.log(value - self.low) if np.isfinite(self.low) else value
 
 
 def named(**parameters: Parameter) -> Mapping[str, Parameter]:
@@ -104,12 +111,15 @@ class Family:
     # "inflated" where more zeros may be added, "hurdle" where there are none without a zero part
     zeros: ClassVar[str] = "none"
     has_residual_sd: ClassVar[bool] = False  # a residual standard deviation, named sigma
+    counts_zeros: ClassVar[bool] = False  # a count that may be 0: `log_density` at 0 is log P(0)
+    is_quasi: ClassVar[bool] = False  # `log_density` is a quasi-likelihood, dispersion Pearson's
+    takes_fractions: ClassVar[bool] = False  # trials may be one each and y a proportion
 
     def __post_init__(self) -> None:
         link = resolve_link(self.link, self.links, self.name, self.mean_range)
         object.__setattr__(self, "link", link)
         for name, parameter in self.parameters.items():
-            value = getattr(self, name, None)
+            value = self._given(name)
             if value is None:
                 continue
             if not isinstance(value, (int, float)) or not parameter.low < value < parameter.high:
@@ -127,7 +137,11 @@ class Family:
     @property
     def dispersion_names(self) -> tuple[str, ...]:
         """The parameters that are estimated, in the order of phi."""
-        return tuple(name for name in self.parameters if getattr(self, name, None) is None)
+        return tuple(name for name in self.parameters if self._given(name) is None)
+
+    def _given(self, name: str) -> float | None:
+        """The value that a parameter was given, None where it is to be estimated."""
+        return getattr(self, name, None)
 
     def coordinates(self, phi: Array) -> tuple[Array, ...]:
         """Unconstrained coordinates of all parameters, given or estimated."""
@@ -137,10 +151,10 @@ class Family:
         """Natural values of all parameters, from those that are estimated."""
         return self._all(dispersion, lambda parameter, value: value)
 
-    def _all(self, estimated: Array, given: Callable[[Parameter, float], Any]) -> tuple[Any, ...]:
+    def _all(self, estimated: Array, given: Callable[[Parameter, Any], Any]) -> tuple[Any, ...]:
         names = self.dispersion_names
         return tuple(
-            estimated[names.index(name)] if name in names else given(part, getattr(self, name))
+            estimated[names.index(name)] if name in names else given(part, self._given(name))
             for name, part in self.parameters.items()
         )
 
@@ -247,6 +261,11 @@ class Family:
     def zero_probability(self, dispersion: Shapes) -> np.ndarray | float:
         """The probability of a structural zero."""
         return 0.0
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether `variance` is known."""
+        return True
 
     def variance(self, mu: np.ndarray, dispersion: Shapes) -> np.ndarray:
         """Var(y) of one trial, divided by the square of `residual_scale`."""
@@ -381,6 +400,15 @@ def relative_unit(family: Family, y: Array, weights: Array) -> Array | float:
     return 1.0 / jnp.abs(jax.grad(family.link.log_inverse)(eta))
 
 
+def spread_unit(family: Family, y: Array, weights: Array) -> Array | float:
+    """The standard deviation of y where eta has its unit, for `Family.effect_unit`."""
+    if family.link.name != "identity":
+        return 1.0
+    used = jnp.where(weights > 0, weights, 0.0)
+    mean = jnp.sum(used * y) / jnp.sum(used)
+    return jnp.sqrt(jnp.sum(used * (y - mean) ** 2) / jnp.sum(used))
+
+
 def saturated_deviance(
     family: Family, y: np.ndarray, mu: np.ndarray, trials: np.ndarray, dispersion: Shapes
 ) -> np.ndarray:
@@ -401,18 +429,28 @@ def saturated_deviance(
         def log_density(eta):
             return plain.log_density(response, eta, phi, out_of, one)
 
-        def halve(_, ends):
-            low, high = ends
-            middle = 0.5 * (low + high)
-            rising = jax.jvp(log_density, (middle,), (one,))[1] > 0
-            return jnp.where(rising, middle, low), jnp.where(rising, high, middle)
-
-        ends = (-_SATURATED * one, _SATURATED * one)
-        low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, ends)
-        top = log_density(0.5 * (low + high))
+        top = log_density(bisected(log_density, -_SATURATED * one, _SATURATED * one))
         eta = plain.link.link(jnp.asarray(mu, float))
         here = log_density(jnp.clip(eta, -_FARTHEST, _FARTHEST))
         return np.maximum(2.0 * np.asarray(top - here), 0.0)
+
+
+def bisected(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Where an elementwise function is largest between low and high (n,), by its slope's sign.
+
+    The slope must change its sign once, from rising to falling; where it is not a number, the
+    point is taken to lie too far from 0 (JAX).
+    """
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        slope = jax.jvp(function, (middle,), (jnp.ones_like(middle),))[1]
+        rising = jnp.where(jnp.isnan(slope), middle < 0, slope > 0)
+        return jnp.where(rising, middle, low), jnp.where(rising, high, middle)
+
+    low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
+    return 0.5 * (low + high)
 
 
 def exp_less_one(x: Array) -> Array:

@@ -37,6 +37,7 @@ class NegativeBinomial(Family):
 
     name = "nbinom2"
     zeros = "inflated"
+    counts_zeros = True
     links = ("log", "sqrt", "identity")
     log_concave_links = ("log",)
     mean_range = (0.0, np.inf)
@@ -99,6 +100,7 @@ class NegativeBinomial1(Family):
 
     name = "nbinom1"
     zeros = "inflated"
+    counts_zeros = True
     links = ("log", "sqrt", "identity")
     log_concave_links = ("identity",)
     mean_range = (0.0, np.inf)

@@ -23,6 +23,7 @@ class Poisson(Family):
 
     name = "poisson"
     zeros = "inflated"
+    counts_zeros = True
     links = ("log", "sqrt", "identity")
     log_concave_links = ("log", "sqrt", "identity")
     mean_range = (0.0, np.inf)

@@ -36,6 +36,7 @@ class ZeroInflated(Family):
     links = property(lambda self: self.base.links)
     mean_range = property(lambda self: self.base.mean_range)
     takes_trials = property(lambda self: self.base.takes_trials)
+    counts_zeros = property(lambda self: self.base.counts_zeros)
     zeros = property(lambda self: self.base.zeros)
 
     @property
