@@ -12,6 +12,7 @@ the stages are clocked inside it.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -62,7 +63,7 @@ def timed(command: list[str], folder: Path | None) -> tuple[float, str]:
 def ours(folder: Path) -> tuple[float, list[float]]:
     """Seconds, log-likelihood and stages."""
     seconds, said = timed([sys.executable, "-c", FIT], folder)
-    return seconds, [float(value) for value in said.strip("[] \n").split(",")]
+    return seconds, json.loads(said.splitlines()[-1])
 
 
 def main() -> int:

@@ -197,7 +197,7 @@ def checkConv(model: GlmerResult) -> Convergence:
 
 
 def check_laplace(model: GlmerResult, nAGQ: int | None = None) -> LaplaceCheck:
-    """Is the Laplace approximation good enough for this model? Prints numbers and a verdict.
+    """Is the Laplace approximation good enough for this model? Numbers and a verdict, to print.
 
     With one grouping factor, by quadrature at the model's estimates: its log-likelihood with nAGQ
     and 2 nAGQ + 1 nodes, which must agree to 0.01, and how far a Newton step with its Hessian moves

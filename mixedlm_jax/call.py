@@ -13,7 +13,7 @@ from mixedlm_jax.buckets import padded
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels, build
 from mixedlm_jax.dispersion import DISPERSION
-from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.errors import ArgumentError, FormulaError
 from mixedlm_jax.expression import suggest
 from mixedlm_jax.families import ZERO, Family, resolve, with_zeros
 from mixedlm_jax.fit import Fit, fit_problem, trimmed
@@ -62,6 +62,11 @@ class Call:
             DISPERSION: (self.dispformula, "dispformula"),
         }
         parts = {name: parse_part(*given) for name, given in written.items()}
+        if self.dispformula is not None and parts[DISPERSION] is None:
+            raise FormulaError(
+                f"dispformula is {self.dispformula!r}, which leaves no dispersion; give '~ 1' or a "
+                "formula of predictors"
+            )
         found = tuple((name, terms) for name, terms in parts.items() if terms is not None)
         object.__setattr__(self, "formula", replace(self.formula, parts=found))
         object.__setattr__(self, "family", with_zeros(self.family, parts[ZERO] is not None))

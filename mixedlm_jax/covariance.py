@@ -6,7 +6,8 @@ their covariance is Lambda Lambda'. A new structure is one class and one row of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 import jax
@@ -209,17 +210,20 @@ class Autoregressive(Structure):
         return ["sd", "cor"]
 
 
-STRUCTURES: dict[str, Structure] = {
-    structure.name: structure
-    for structure in (
-        Unstructured(),
-        Diagonal(),
-        HomogeneousDiagonal(),
-        CompoundSymmetry(),
-        Autoregressive(),
-    )
-}
-"""Every structure by the word that a formula calls it by."""
+STRUCTURES: Mapping[str, Structure] = MappingProxyType(
+    {
+        structure.name: structure
+        for structure in (
+            Unstructured(),
+            Diagonal(),
+            HomogeneousDiagonal(),
+            CompoundSymmetry(),
+            Autoregressive(),
+        )
+    }
+)
+"""Every structure by the word that a formula calls it by. Read-only: compiled programs know a
+structure by that word."""
 
 
 def column_signs(factor: np.ndarray) -> np.ndarray:

@@ -281,10 +281,10 @@ def build(
     response = respond(formula.response, rows.response, family, rows.weights, weights_type)
     n = len(response.y)
     fixed = learn(formula.fixed, _of(formula.fixed, rows.values), contrasts)
-    _check_contrasted(fixed, contrasts)
     counted = response.weights > 0
     X, independent = _fixed_effects(fixed, rows.values, counted)
-    parts = {name: _part(terms, rows.values, counted) for name, terms in formula.parts}
+    parts = {name: _part(terms, rows.values, contrasts, counted) for name, terms in formula.parts}
+    _check_contrasted([fixed, *(part.coding for part in parts.values())], contrasts)
     random = _random_effects(formula.random, rows.values, rows.groups, n)
     for factor, grouping in zip(random.factors, random.groupings, strict=True):
         _check_rows_per_level(factor, grouping.name, response, family)
@@ -317,8 +317,8 @@ def build(
         na_action=na_action,
         notes=(
             *rows.notes,
-            *_notes_on_rank(dropped),
-            *(note for part in parts.values() for note in _notes_on_rank(part.dropped)),
+            *_notes_on_rank("fixed-effect", dropped),
+            *(note for name, part in parts.items() for note in _notes_on_rank(name, part.dropped)),
             *response.notes,
             *_notes_on_split(formula.random, rows.values),
         ),
@@ -450,15 +450,17 @@ class _Part:
         return tuple(np.array(self.coding.names, dtype=object)[~self.kept])
 
 
-def _part(terms: Terms, values: Values, counted: np.ndarray) -> _Part:
-    coding = learn(terms, _of(terms, values), {})
+def _part(
+    terms: Terms, values: Values, contrasts: Mapping[str, str], counted: np.ndarray
+) -> _Part:
+    coding = learn(terms, _of(terms, values), contrasts)
     X, kept = _fixed_effects(coding, values, counted)
     return _Part(X, coding, kept)
 
 
-def _check_contrasted(fixed: Coding, contrasts: Mapping[str, str]) -> None:
+def _check_contrasted(codings: Sequence[Coding], contrasts: Mapping[str, str]) -> None:
     """Contrasts are for the columns that are factors of the fixed effects, and no others."""
-    variables = fixed.variables().values()
+    variables = [coded for coding in codings for coded in coding.variables().values()]
     factors = [str(v.node) for v in variables if isinstance(v.node, Name) and v.levels is not None]
     for column in contrasts:
         if str(Name(column)) not in factors:
@@ -468,12 +470,12 @@ def _check_contrasted(fixed: Coding, contrasts: Mapping[str, str]) -> None:
             )
 
 
-def _notes_on_rank(dropped: Sequence[str]) -> list[str]:
+def _notes_on_rank(part: str, dropped: Sequence[str]) -> list[str]:
     if not dropped:
         return []
     count = f"{len(dropped)} column{'s' * (len(dropped) > 1)}"
     listed = ", ".join(dropped)
-    return [f"The fixed-effect model matrix is rank deficient: dropped {count}, {listed}."]
+    return [f"The {part} model matrix is rank deficient: dropped {count}, {listed}."]
 
 
 @dataclass(frozen=True)
@@ -497,6 +499,8 @@ def _random_effects(
         if term.group not in learnt:
             learnt[term.group] = group(term.name, [groups[node] for node in term.group])
         coding = learn(term.effects, _of(term.effects, values), {})
+        if term.structure == "ar1":
+            _check_times(coding)
         of_factor = effects.setdefault(term.group, [])
         first = sum(len(earlier.names) for _, earlier in of_factor)
         columns.append((term, tuple(range(first, first + len(coding.names)))))
@@ -521,6 +525,26 @@ def _random_effects(
         groupings=tuple(learnt[key][0] for key in order),
         effects=tuple(tuple(effects[key]) for key in order),
     )
+
+
+def _check_times(coding: Coding) -> None:
+    """The levels of an autoregressive term are times in order, all equally far apart."""
+    (coded,) = coding.variables().values()
+    if coded.levels is None or len(coded.levels) < 2:
+        raise DataError(
+            f"ar1 needs a factor of at least two times, and '{coded.node}' is not one: give "
+            "an ordered pd.Categorical of the times"
+        )
+    try:
+        steps = np.diff([float(level) for level in coded.levels])
+    except ValueError:
+        return  # names of times, in the order of the factor
+    if np.any(steps <= 0) or not np.allclose(steps, steps[0]):
+        raise DataError(
+            f"ar1 counts the levels of '{coded.node}' as times that follow each other, and they "
+            f"are {', '.join(coded.levels)}: give a pd.Categorical with every time as a category, "
+            "in order"
+        )
 
 
 def _check_rows_per_level(

@@ -81,14 +81,17 @@ def _response(family, y, trials, weights, eta, dispersion):
 
 def _deviance(family, y, trials, weights, eta, dispersion):
     units = family.unit_deviance(y, link_mean(family, eta), trials, dispersion)
-    sign = np.sign(_response(family, y, trials, weights, eta, dispersion))
+    # of the mean that the size is measured from: structural zeros are left out of both
+    fitted = family.conditional_mean(link_mean(family, eta), dispersion)
+    sign = np.sign(y / np.where(trials > 0, trials, 1.0) - fitted)
     return sign * np.sqrt(weights * units)
 
 
 def _pearson(family, y, trials, weights, eta, dispersion):
     variance = family.variance(link_mean(family, eta), dispersion)
     away = _response(family, y, trials, weights, eta, dispersion)
-    return away * np.sqrt(weights * trials / variance)
+    # a mean at the end of its range leaves no variance, and what is there no residual
+    return away * np.sqrt(weights * trials / np.where(variance > 0, variance, np.inf))
 
 
 def _working(family, y, trials, weights, eta, dispersion):

@@ -41,9 +41,13 @@ def matrices_of(family: Family, parts: Mapping[str, Any]) -> Matrices:
     """
     names = part_names(family)
     if DISPERSION in parts and DISPERSION not in names:
+        given = ", ".join(family.parameters)
         raise ArgumentError(
-            f"dispformula models a dispersion that is estimated, and the {family.name} family has "
-            "none: leave it out, or take a family that has one"
+            f"dispformula models a dispersion that is estimated, and {given} of the {family.name} "
+            "family was given: leave the number out to model it"
+            if given
+            else f"dispformula models a dispersion, and the {family.name} family has none: leave "
+            "it out, or take a family that has one"
         )
     return tuple(None if name is None else parts.get(name) for name in names)
 

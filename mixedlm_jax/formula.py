@@ -382,7 +382,8 @@ class Reader:
         effects = self.terms(summands)
         if not effects.parts():
             self.fail(bar, "this random term has no effect left: write (1 | g) or (0 + x | g)")
-        if structure == "ar1" and (effects.intercept or len(effects.terms) > 1):
+        one_variable = len(effects.terms) == 1 and len(effects.terms[0]) == 1
+        if structure == "ar1" and (effects.intercept or not one_variable):
             self.fail(bar, "ar1 needs one factor of times and no intercept: ar1(0 + time | g)")
         for group in self.groups(right):
             if bar.operator == "|":

@@ -14,7 +14,13 @@ from mixedlm_jax import diagnostics
 from mixedlm_jax.call import Call
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.design import Design, Labels
-from mixedlm_jax.dispersion import DISPERSION, natural_at_rows, part_slice, phi_names
+from mixedlm_jax.dispersion import (
+    DISPERSION,
+    natural_at_rows,
+    part_names,
+    part_slice,
+    phi_names,
+)
 from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
@@ -195,15 +201,25 @@ class GlmerResult:
     def sigma(self) -> float:
         """Residual standard deviation; 1 for families without one.
 
-        The square root of the dispersion for quasi families, as R's.
+        The square root of the dispersion for quasi families, as R's. Raises `ArgumentError` where
+        it differs by row.
         """
+        if self._sigma_differs:
+            raise ArgumentError(
+                "the residual standard deviation has a dispformula and differs by row: "
+                'fixef("disp") holds the coefficients of its logarithm'
+            )
         return self._sigma if self._sigma is not None else float(np.sqrt(self.fit.dispersion))
 
     @property
     def _sigma(self) -> float | None:
-        if not self.family.has_residual_sd or DISPERSION in self.design.parts:
+        if not self.family.has_residual_sd or self._sigma_differs:
             return None
         return self.dispersion["sigma"]
+
+    @property
+    def _sigma_differs(self) -> bool:
+        return self.family.has_residual_sd and DISPERSION in self.design.parts
 
     @property
     def _shapes(self) -> tuple[Any, ...]:
@@ -432,13 +448,14 @@ class GlmerResult:
     def glance(self) -> pd.DataFrame:
         """One row: nobs, sigma, logLik, AIC, BIC, deviance, df.residual.
 
-        The deviance is lme4's: -2 log L of a linear model, else that of `deviance()`. Quasi
-        families have no logLik, AIC and BIC, and no columns for them.
+        The deviance is lme4's: -2 log L of a linear model, else that of `deviance()`. There is no
+        column for what a model does not have: logLik, AIC and BIC of a quasi family, sigma where
+        it differs by row.
         """
         criteria = {} if self.family.is_quasi else self._criteria()
         row = {
             "nobs": self.nobs,
-            "sigma": self.sigma,
+            **({} if self._sigma_differs else {"sigma": self.sigma}),
             **{name: value for name, value in criteria.items() if name != "-2*log(L)"},
             "deviance": self.deviance() if self.isGLMM() else criteria["-2*log(L)"],
             "df.residual": self.df_residual(),
@@ -642,7 +659,7 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
         nobs=model.nobs,
         ngrps=model.ngrps(),
         coefficients=_coefficients(model, "cond"),
-        parts={name: _coefficients(model, name) for name in model.labels.parts},
+        parts={_title(model, name): _coefficients(model, name) for name in model.labels.parts},
         correlation=_square_frame(correlation(covariance), fixed),
         dispersion=_dispersion_table(model),
         show_correlation=show_correlation,
@@ -650,6 +667,14 @@ def _summarise(model: GlmerResult, show_correlation: bool | None) -> Summary:
         notes=(*model.labels.notes, *_notes_on_fit(fit), *limits, *_notes_on_method(model)),
         maximised="quasi-likelihood" if model.family.is_quasi else "likelihood",
     )
+
+
+def _title(model: GlmerResult, part: str) -> str:
+    """What a summary calls a part: the parameter it models, and on which scale."""
+    names = part_names(model.family)
+    parameter = model.family.dispersion_names[names.index(part)]
+    scale = model.family.parameters[parameter].scale
+    return f"Dispersion ({scale} of {parameter})" if part == DISPERSION else f"Zeros ({scale})"
 
 
 def _coefficients(model: GlmerResult, component: str) -> pd.DataFrame:

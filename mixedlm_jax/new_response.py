@@ -38,6 +38,7 @@ def with_response(
         numbers = [value.numbers("the new response") for value in values]
         _check_count(len(numbers), 2, labels)
         trials = design.trials if len(numbers) == 1 else numbers[0] + numbers[1]
+        _check_empty(design, trials)
         parts = with_trials(formula.response, numbers[0], trials)
     else:
         _check_count(len(values), 1, labels)
@@ -45,6 +46,17 @@ def with_response(
         weights = weights * design.trials  # the weights of a proportion are its trials
     response = respond(formula.response, parts, family, weights, design.weights_type)
     return replace(design, y=response.y, trials=response.trials, weights=response.weights)
+
+
+def _check_empty(design: Design, trials: np.ndarray) -> None:
+    """Rows without trials were left out of the model for good."""
+    filled = (design.trials == 0) & (trials > 0)
+    if np.any(filled):
+        raise DataError(
+            f"the new response has trials in {int(filled.sum())} rows that have none in the data "
+            "and were left out, the first of them row "
+            f"{int(np.argmax(filled))} of those used: fit it with update(data=...)"
+        )
 
 
 def _columns(y: Any) -> list[Any]:

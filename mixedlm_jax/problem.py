@@ -146,9 +146,11 @@ def make_problem(design: Design, family: Family, *, information: str = "observed
         [factor.n_levels for factor in design.factors],
         [factor.Z.shape[0] for factor in design.factors],
     )
+    # a row of weight 0 may hold what the family cannot have; a derivative would be lost in it
+    row = np.where(design.weights > 0, np.arange(len(design.y)), np.argmax(design.weights > 0))
     return Problem(
-        y=design.y,
-        trials=design.trials,
+        y=design.y[row],
+        trials=design.trials[row],
         weights=design.weights,
         offset=design.offset,
         X=design.X,

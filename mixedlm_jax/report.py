@@ -25,7 +25,6 @@ from mixedlm_jax.inference import correlation, standard_errors
 from mixedlm_jax.markup import block, paragraph, table
 from mixedlm_jax.verdict import MAX_GAIN, Verdict
 
-_PARTS = {"zi": "Zero inflation (logit):", "disp": "Dispersion (log):"}
 _COEFFICIENTS_LEFT = [True, False, False, False, False, True]
 _WIDEST_CORRELATION = 12  # coefficients whose correlations are shown without being asked for
 
@@ -190,7 +189,7 @@ class Summary:
     with Estimate, Std. Error, z value, Pr(>|z|). correlation: of the fixed effects. dispersion: a
     frame of its parameters with Estimate and Std. Error, empty where varcorr shows them.
     show_correlation: whether to print it, None for "unless it is wide". parts: such frames of the
-    fixed effects of zero inflation ("zi") and dispersion ("disp"). maximised: "likelihood" or
+    fixed effects of zeros and dispersion, by title. maximised: "likelihood" or
     "quasi-likelihood".
     """
 
@@ -235,7 +234,7 @@ class Summary:
         lines += self._dispersion()
         lines += self._fixed_estimates()
         for name, frame in self.parts.items():
-            lines += [_PARTS[name], *_estimates(frame)]
+            lines += [f"{name}:", *_estimates(frame)]
         if not self.convergence.ok or self.convergence.singular:
             lines.append(str(self.convergence))
         return "\n".join(lines)
@@ -258,7 +257,7 @@ class Summary:
             parts += [paragraph(["Fixed effects:"]), table(header, rows, _COEFFICIENTS_LEFT)]
         for name, frame in self.parts.items():
             header, *rows = _coefficient_cells(frame)
-            parts += [paragraph([_PARTS[name]]), table(header, rows, _COEFFICIENTS_LEFT)]
+            parts += [paragraph([f"{name}:"]), table(header, rows, _COEFFICIENTS_LEFT)]
         return block([*parts, paragraph([*self.notes, str(self.convergence)])])
 
     def _scaled_residuals(self) -> list[str]:
@@ -302,7 +301,7 @@ class Summary:
 
     def _parts(self) -> list[list[str]]:
         return [
-            [_PARTS[name], *align(_coefficient_cells(frame), _COEFFICIENTS_LEFT)]
+            [f"{name}:", *align(_coefficient_cells(frame), _COEFFICIENTS_LEFT)]
             for name, frame in self.parts.items()
         ]
 

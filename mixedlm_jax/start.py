@@ -53,10 +53,13 @@ def first_params(problem: Problem, given: dict | None) -> Params:
     for name, values in given.items():
         if name not in sizes:
             raise ArgumentError(f"start has no part {name!r}; it may hold theta, beta and phi")
-        if values.shape != (sizes[name],) or not np.all(np.isfinite(values)):
+        if values.shape != (sizes[name],):
             raise ArgumentError(
-                f"start[{name!r}] has shape {values.shape}, expected {sizes[name]} finite numbers"
+                f"start[{name!r}] has shape {values.shape}; the model has {sizes[name]} such "
+                "parameters, in the order of vcov(full=True)"
             )
+        if not np.all(np.isfinite(values)):
+            raise ArgumentError(f"start[{name!r}] is {values}; give finite numbers")
     beta = given.get("beta")
     if beta is None:
         beta = _first_beta(problem)

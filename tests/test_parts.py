@@ -82,7 +82,7 @@ class TestAgainstGlmmTMB:
     def test_summary_has_a_section_for_each_part(self, name):
         model = fitted(name)
         text, html = str(model.summary()), model.summary()._repr_html_()
-        for part, title in (("zi", "Zero inflation (logit):"), ("disp", "Dispersion (log):")):
+        for part, title in (("zi", "Zeros (logit):"), ("disp", "Dispersion (log of")):
             assert (title in text) == (title in html) == (part in model.labels.parts)
 
 
@@ -119,6 +119,9 @@ def test_variance_of_rows_enters_residuals():
     quantiles = np.quantile(away, [0.0, 0.25, 0.5, 0.75, 1.0])
     np.testing.assert_allclose(model.summary().scaled_residuals, quantiles, rtol=1e-8)
     assert "Residual" not in str(model.VarCorr())
+    assert "sigma" not in model.glance()
+    with pytest.raises(mlm.ArgumentError, match="differs by row"):
+        _ = model.sigma
     # theta is absolute: a dispersion that differs by row is no unit
     (component,) = model.VarCorr().components
     assert model.theta[0] == pytest.approx(np.sqrt(component.covariance[0, 0]))
@@ -187,6 +190,11 @@ def test_derivatives_are_finite_in_the_tails(eta, zeta):
     [
         ({"family": "gaussian", "ziformula": "~ 1"}, "zeros of counts"),
         ({"family": "poisson", "dispformula": "~ x"}, "has none"),
+        (
+            {"family": NegativeBinomial(theta=2), "dispformula": "~ x"},
+            "theta of the nbinom2.*given",
+        ),
+        ({"family": "gaussian", "dispformula": "~ 0"}, "leaves no dispersion"),
         ({"family": "poisson", "ziformula": "x"}, "one-sided formula"),
         ({"family": "poisson", "ziformula": "~ x + (1 | g)"}, "one-sided formula"),
         ({"family": "poisson", "ziformula": "~ nothing"}, "nothing"),
@@ -197,6 +205,27 @@ def test_what_cannot_be_asked_for(arguments, said):
     data = pd.DataFrame({"y": [0, 1, 2, 3] * 5, "x": np.arange(20.0), "g": np.arange(20) // 4})
     with pytest.raises(mlm.MixedlmError, match=said):
         mlm.glmer("y ~ x + (1 | g)", data, **arguments)
+
+
+def test_contrasts_are_those_of_every_part():
+    data = frame("salamanders")
+    coding = {"spp": "sum"}
+    formula = "count ~ mined + (1 | site)"
+    model = mlm.glmer(formula, data, "poisson", ziformula="~ spp", contrasts=coding)
+    assert float(model.logLik()) == pytest.approx(float(fitted("zi_poisson").logLik()), abs=1e-7)
+    ours = np.array(list(model.fixef("zi").values()))
+    theirs = np.array(list(fitted("zi_poisson").fixef("zi").values()))
+    cells = theirs[0] + np.append(0.0, theirs[1:])
+    np.testing.assert_allclose(ours[0], cells.mean(), atol=1e-4)
+    np.testing.assert_allclose(ours[1:], (cells - cells.mean())[:-1], atol=1e-4)
+
+
+def test_impossible_responses_of_weight_zero_change_nothing():
+    data = frame("salamanders").assign(w=1.0)
+    row = data.iloc[[0]].assign(w=0.0, count=-5.0)
+    more = pd.concat([data, row], ignore_index=True)
+    model = mlm.glmer("count ~ mined + (1 | site)", more, "poisson", ziformula="~ spp", weights="w")
+    assert float(model.logLik()) == pytest.approx(float(fitted("zi_poisson").logLik()), abs=1e-8)
 
 
 def test_components_that_are_not_there():

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import optimize, stats
 
 import mixedlm_jax as mlm
 from mixedlm_jax.covariance import STRUCTURES
@@ -158,13 +159,24 @@ def test_one_standard_deviation_for_all_effects():
     (component,) = model.VarCorr().components
     covariance = component.covariance
     np.testing.assert_allclose(covariance, covariance[0, 0] * np.eye(2), atol=1e-12)
-    # the best of the models of independent effects with equal variances
-    theta = model.theta[0]
-    at = [
-        float(mlm.glmer(model.formula, model.call.data, start={"theta": [t]}).logLik())
-        for t in (0.5 * theta, 2 * theta)
-    ]
-    np.testing.assert_allclose(at, float(model.logLik()), atol=1e-7)
+    design = model.design
+
+    def loss(logs):  # -log L of the marginal normal, beta at its generalised least squares
+        sd, sigma = np.exp(logs)
+        total = 0.0
+        for subject in range(18):
+            rows = design.factors[0].levels == subject
+            Z = design.factors[0].Z[:, rows].T
+            V = sd**2 * Z @ Z.T + sigma**2 * np.eye(len(Z))
+            total -= stats.multivariate_normal(design.X[rows] @ model.beta, V).logpdf(
+                design.y[rows]
+            )
+        return total
+
+    found = optimize.minimize(loss, np.log([10.0, 30.0]), method="Nelder-Mead", tol=1e-10)
+    assert -found.fun == pytest.approx(float(model.logLik()), abs=1e-7)
+    sd = np.sqrt(covariance[0, 0])
+    np.testing.assert_allclose(np.exp(found.x), [sd, model.sigma], rtol=1e-4)
 
 
 def test_print_and_frames_leave_out_correlations_that_are_none():
@@ -192,6 +204,15 @@ def test_update_knows_structured_terms():
 
 
 @pytest.mark.parametrize(
+    "times", [np.tile([1.0, 2.0], 4), np.tile(["5", "10"], 4), np.tile(["1", "2", "4", "5"], 2)]
+)
+def test_a_series_needs_times_in_order(times):
+    data = pd.DataFrame({"y": np.arange(8.0), "time": times, "g": np.repeat(["a", "b"], 4)})
+    with pytest.raises(mlm.DataError, match=r"factor of at least two times|in order"):
+        mlm.glmer("y ~ 1 + ar1(0 + time | g)", data)
+
+
+@pytest.mark.parametrize(
     ("formula", "said"),
     [
         ("y ~ x + diag(x)", "covariance structure of a random term: diag"),
@@ -199,6 +220,7 @@ def test_update_knows_structured_terms():
         ("y ~ x + ar1(time | g)", "no intercept"),
         ("y ~ x + ar1(0 + time + x | g)", "one factor of times"),
         ("y ~ x - cs(x | g)", "cannot be subtracted"),
+        ("y ~ x + ar1(0 + time:x | g)", "one factor of times"),
         ("y ~ x + toep(x | g)", "not a function"),
         ("y ~ x + log(cs(x | g))", "covariance structure of a random term: cs"),
     ],

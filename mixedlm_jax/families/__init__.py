@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.expression import suggest
 from mixedlm_jax.families.base import Family
 from mixedlm_jax.families.beta import Beta
 from mixedlm_jax.families.betabinomial import BetaBinomial
@@ -18,7 +19,7 @@ from mixedlm_jax.families.quasi import QuasiFamily
 from mixedlm_jax.families.student_t import StudentT
 from mixedlm_jax.families.truncated import TruncatedNegativeBinomial, TruncatedPoisson
 from mixedlm_jax.families.tweedie import Tweedie
-from mixedlm_jax.families.zero_inflated import ZERO, ZeroInflated, with_zeros
+from mixedlm_jax.families.zero_inflated import ZERO, with_zeros
 
 FAMILIES: dict[str, type[Family]] = {
     family.name: family
@@ -50,10 +51,15 @@ def resolve(family: Family | type[Family] | str) -> Family:
         return family
     if isinstance(family, type) and issubclass(family, Family):
         return family()  # type: ignore[call-arg]
-    if isinstance(family, str) and family.lower() in FAMILIES:
-        return FAMILIES[family.lower()]()  # type: ignore[call-arg]
+    hint = ""
+    if isinstance(family, str):
+        if family.lower() in FAMILIES:
+            return FAMILIES[family.lower()]()  # type: ignore[call-arg]
+        classes = {member.__name__.lower(): name for name, member in FAMILIES.items()}
+        meant = classes.get(family.lower().replace("_", ""))
+        hint = f"; did you mean '{meant}'?" if meant else suggest(family.lower(), FAMILIES)
     raise ArgumentError(
-        f"{family!r} is not a family; give an instance such as families.Binomial(), "
+        f"{family!r} is not a family{hint}; give an instance such as families.Binomial(), "
         f"or one of the names {', '.join(FAMILIES)}"
     )
 
@@ -78,7 +84,6 @@ __all__ = [
     "TruncatedNegativeBinomial",
     "TruncatedPoisson",
     "Tweedie",
-    "ZeroInflated",
     "resolve",
     "with_zeros",
 ]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias
 
@@ -53,6 +54,13 @@ class Parameter:
     high: float = np.inf
     usual: tuple[float, float] = (0.0, np.inf)
     limit: str = ""
+
+    @property
+    def scale(self) -> str:
+        """What the unconstrained coordinate is called."""
+        if np.isfinite(self.high):
+            return "logit"
+        return "log" if np.isfinite(self.low) else "identity"
 
     @property
     def described(self) -> str:
@@ -122,7 +130,8 @@ class Family:
             value = self._given(name)
             if value is None:
                 continue
-            if not isinstance(value, (int, float)) or not parameter.low < value < parameter.high:
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not number or not parameter.low < value < parameter.high:
                 raise ArgumentError(
                     f"{name} of the {self.name} family is {value!r}; give a number that is "
                     f"{parameter.described}, or leave it out to have it estimated"

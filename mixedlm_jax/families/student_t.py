@@ -73,7 +73,8 @@ class StudentT(Family):
     def residual_scale(self, dispersion):
         # with 2 degrees of freedom or fewer there is no variance: the scale stands in
         sigma, df = self.shapes(dispersion)
-        return sigma * np.sqrt(df / (df - 2.0)) if df > 2.0 else sigma
+        finite = df > 2.0
+        return sigma * np.sqrt(np.where(finite, df / np.where(finite, df - 2.0, 1.0), 1.0))
 
     def unit_deviance(self, y, mu, trials, dispersion):
         sigma, df = self.shapes(dispersion)
