@@ -68,7 +68,8 @@ class Call:
                 "formula of predictors"
             )
         found = tuple((name, terms) for name, terms in parts.items() if terms is not None)
-        object.__setattr__(self, "formula", replace(self.formula, parts=found))
+        if found != self.formula.parts:
+            object.__setattr__(self, "formula", replace(self.formula, parts=found))
         object.__setattr__(self, "family", with_zeros(self.family, parts[ZERO] is not None))
 
     @property
