@@ -498,7 +498,7 @@ def quadrature(
     problem: Problem,
     beta: Array,
     Lambdas: Sequence[Array],
-    sigma: float = 1.0,
+    sigma: float | Array = 1.0,
     n_nodes: int = 1,
     information: str = "observed",
 ) -> float:

@@ -98,7 +98,7 @@ def laplace_evaluation(problem: Problem, flat: jax.Array) -> Any:
 def dense(model: Model, n_nodes: int, flat: np.ndarray) -> float:
     """-log L of the oracle at (theta, beta, phi)."""
     q, p = model.layout.n_theta, model.design.X.shape[1]
-    sigma = float(np.exp(flat[q + p])) if model.family.name == "gaussian" else 1.0
+    sigma = layouts.natural(model.family, flat[q + p :])
     return -oracle.quadrature(
         model.dense,
         flat[q : q + p],

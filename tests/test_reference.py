@@ -137,4 +137,4 @@ def test_scope():
     assert len(MODELS) == 45
     assert len([name for name in MODELS if records.MODELS[name]["ziformula"]]) == 2
     assert len([name for name in MODELS if records.MODELS[name]["nAGQ"] > 1]) == 9
-    assert len({records.MODELS[name]["family"] for name in MODELS}) == 10
+    assert len({records.MODELS[name]["family"] for name in MODELS}) == 11
