@@ -48,6 +48,13 @@ CASES = [
     (*member, *SHAPES[i % len(SHAPES)], ("none", "prior", "frequency")[i % 3])
     for i, member in enumerate(m for m, family in FAMILIES.items() if not family.restricted)
 ]
+
+
+def _by_default(family: str, link: str) -> bool:
+    """A family's first link, and all of the binomial's, whose links share their density."""
+    return family == "binomial" or link == mlm.families.FAMILIES[family].links[0]
+
+
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
 
@@ -116,7 +123,10 @@ def dense(model: Model, n_nodes: int, flat: np.ndarray) -> float:
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("family", "link", "name", "layout", "n_nodes", "weights"),
-    CASES,
+    [
+        pytest.param(*case, marks=[] if _by_default(*case[:2]) else pytest.mark.slow)
+        for case in CASES
+    ],
     ids=[f"{c[0]}-{c[1]}-{c[2]}" for c in CASES],
 )
 def test_value_gradient_and_hessian(family, link, name, layout, n_nodes, weights, rng):
