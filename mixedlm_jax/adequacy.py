@@ -114,7 +114,7 @@ class ZeroInflationCheck:
         if p_value < LEVEL:
             verdict = (
                 f"zero-inflated: {observed:.0f} zeros where the model expects {expected:.1f}; try "
-                "a family with more spread, or a part of zeros of its own"
+                "a family with more spread, or ziformula='~ 1'"
             )
         elif p_value > 1.0 - LEVEL:
             verdict = (

@@ -182,6 +182,7 @@ def test_equal_by_function_and_never_kept_on_disk():
     [
         ({"log_density": "poisson"}, "log_density is 'poisson'"),
         ({"log_density": lambda y, eta: y}, "cannot be traced"),
+        ({"log_density": lambda y, eta, phi: next(iter(()))}, "StopIteration: no message"),
         ({"log_density": lambda y, eta, phi: y if y > 0 else eta}, "jnp.where in place of if"),
         ({"log_density": lambda y, eta, phi: phi["k"] * y}, "KeyError"),
         ({"log_density": lambda y, eta, phi: jnp.ones(3)}, "returns one number"),

@@ -246,11 +246,12 @@ def _check_scalar(function: Callable[..., Array], takes: tuple[str, ...], names:
     number = jax.ShapeDtypeStruct((), np.float32)
     try:
         made = jax.eval_shape(function, number, number, dict.fromkeys(names, number))
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything, and it is told which
+        first = next(iter(str(error).splitlines()), "no message")
         raise ArgumentError(
             "log_density cannot be traced by JAX as a function of numbers y and eta and the dict "
             f"phi of {', '.join(names) or 'no parameters'}: write it with jax.numpy, and jnp.where "
-            f"in place of if ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"in place of if ({type(error).__name__}: {first})"
         ) from error
     shape, kind = getattr(made, "shape", None), getattr(made, "dtype", None)
     if shape != () or kind is None or not jnp.issubdtype(kind, jnp.floating):
