@@ -32,8 +32,8 @@ def model():
         ({"control": {"maxfun": 3}}, "ArgumentError", "control is a dict; give a GlmerControl"),
         ({"start": [0.5]}, "ArgumentError", "start is a list; give a dict"),
         ({"start": {"sd": 1}}, "ArgumentError", "no part 'sd'.*theta, beta and phi"),
-        ({"start": {"theta": [1, 2]}}, "ArgumentError", r"\(2,\), expected 1 finite"),
-        ({"start": {"theta": [np.nan]}}, "ArgumentError", "expected 1 finite"),
+        ({"start": {"theta": [1, 2]}}, "ArgumentError", r"\(2,\); the model has 1 such"),
+        ({"start": {"theta": [np.nan]}}, "ArgumentError", "give finite numbers"),
         (
             {"start": {"beta": [0] * 4, "fixef": [0] * 4}},
             "ArgumentError",

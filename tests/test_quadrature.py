@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 import mixedlm_jax as mlm
 from mixedlm_jax import quadrature as rules
 from mixedlm_jax.families import Poisson
+from mixedlm_jax.families.base import Parameter, named
 from mixedlm_jax.likelihood import laplace_gradient
 from mixedlm_jax.links import softplus
 from mixedlm_jax.problem import Problem, zero_effects
@@ -303,14 +304,11 @@ class SometimesZero(Poisson):
 
     name = "sometimes zero"
     log_concave_links = ()  # type: ignore[assignment]
-    dispersion_names = ("fraction",)
+    parameters = named(fraction=Parameter(0.0, 1.0))
 
     def log_density(self, y, eta, phi, trials, precision):
         counted = -softplus(phi[0]) + y * eta - jnp.exp(eta)
         return jnp.where(y > 0, counted, jnp.logaddexp(-softplus(-phi[0]), counted))
-
-    def dispersion(self, phi):
-        return jax.nn.sigmoid(phi)
 
 
 @pytest.mark.usefixtures("x64")
@@ -320,7 +318,7 @@ def test_a_zero_inflated_family_of_ones_own(rng):
     family, phi = SometimesZero(), -0.8
     problem = layouts.assemble(
         replace(model.design, y=y), model.family, model.layout, model.params
-    ).problem.replace(family=family)
+    ).problem.replace(family=family, phi_matrices=(None,))
     theta, beta = 2.0 * model.params.theta, model.params.beta
     eta, level = model.design.X @ beta, model.design.factors[0].levels
 
