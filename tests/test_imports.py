@@ -102,7 +102,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "tidy",
         "getme",
     ),
-    "face": ("call", "model", "api", "datasets", ""),
+    "face": ("call", "fitted", "summarise", "model", "api", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
