@@ -128,6 +128,12 @@ def test_without_a_sampler_simulation_says_so():
         family.sample(jax.random.key(0), jnp.zeros(3), jnp.zeros(1), jnp.ones(3), jnp.ones(3))
 
 
+def test_quasi_likelihood_names_no_distribution_to_draw_from():
+    one = jnp.ones(3)
+    with pytest.raises(mlm.ArgumentError, match="no distribution to draw from"):
+        QuasiFamily("mu").sample(jax.random.key(0), one, (), one, one)
+
+
 def test_a_sampler_gives_one_number():
     family = CustomFamily(gumbel, params={"scale": "positive"}, sampler=lambda *_: jnp.zeros(2))
     with pytest.raises(mlm.ArgumentError, match=r"shape \(2,\) for one observation"):

@@ -169,6 +169,29 @@ def test_probabilities_of_counts_sum_to_one():
             assert np.sum(np.exp(value)) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("base", [Poisson(), NegativeBinomial(), TruncatedPoisson()])
+def test_sampler_has_the_zeros_and_the_moments(base):
+    family, n = with_zeros(base, True), 20_000
+    mu, pi, theta = (
+        np.repeat(part, n) for part in ([1e-9, 1.7, 1.7], [0.2, 0.3, 0.001], [2.0] * 3)
+    )
+    shapes = (theta, pi) if base.dispersion_names else (pi,)
+    with jax.enable_x64(True):
+        phi = tuple(
+            jnp.asarray(family.parameters[name].coordinate(value))
+            for name, value in zip(family.dispersion_names, shapes, strict=True)
+        )
+        one = jnp.ones(3 * n)
+        y = family.sample(jax.random.key(2), jnp.log(mu), phi, one, one)
+        zero = np.exp(family.log_density(0.0 * one, jnp.log(mu), phi, one, one))[::n]
+    y = np.asarray(y).reshape(3, n)
+    share = np.mean(y == 0, axis=1)
+    assert np.all(np.abs(share - zero) <= 5 * np.sqrt(zero * (1 - zero) / n) + 1e-9)
+    mean = family.mean(mu, shapes)[::n]
+    error = np.sqrt(family.variance(mu, shapes)[::n] / n)
+    assert np.all(np.abs(np.mean(y, axis=1) - mean) <= 5 * error)
+
+
 @pytest.mark.parametrize("eta", [-700.0, -30.0, 0.0, 30.0, 700.0])
 @pytest.mark.parametrize("zeta", [-700.0, 0.0, 700.0])
 def test_derivatives_are_finite_in_the_tails(eta, zeta):

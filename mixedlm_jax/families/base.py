@@ -485,7 +485,7 @@ def bisected(function: Callable[[Array], Array], low: Array, high: Array) -> Arr
 
 
 def positive_number(log_y: Array) -> Array:
-    """exp(log_y) for draws of positive responses, which stay positive and finite."""
+    """exp(log_y), within what is a positive number: for draws out in the tails."""
     ends = jnp.finfo(log_y.dtype)
     return jnp.clip(jnp.exp(log_y), ends.tiny, ends.max)
 

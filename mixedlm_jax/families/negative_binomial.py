@@ -15,6 +15,7 @@ from mixedlm_jax.families.base import (
     Parameter,
     bounded_below,
     named,
+    positive_number,
     require_counts,
     xlogy,
 )
@@ -61,7 +62,7 @@ class NegativeBinomial(Family):
         of_rate, of_count = jax.random.split(key)
         theta = jnp.broadcast_to(jnp.exp(log_theta), jnp.shape(eta))
         log_unit = log_of_gamma(of_rate, theta) - log_theta
-        return poisson(of_count, jnp.exp(self.link.log_inverse(eta) + log_unit))
+        return poisson(of_count, positive_number(self.link.log_inverse(eta) + log_unit))
 
     def expected_information(self, eta, phi, trials, precision):
         # (dmu/deta)^2 / (mu + mu^2 / theta)
@@ -130,8 +131,8 @@ class NegativeBinomial1(Family):
         # a Poisson count whose mean is a Gamma variable of shape mu / phi
         (log_phi,) = self.coordinates(phi)
         of_rate, of_count = jax.random.split(key)
-        shape = jnp.exp(self.link.log_inverse(eta) - log_phi)
-        return poisson(of_count, jnp.exp(log_of_gamma(of_rate, shape) + log_phi))
+        shape = positive_number(self.link.log_inverse(eta) - log_phi)
+        return poisson(of_count, positive_number(log_of_gamma(of_rate, shape) + log_phi))
 
     def variance(self, mu, dispersion):
         return mu * (1.0 + self.shapes(dispersion)[0])

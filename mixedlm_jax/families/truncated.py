@@ -16,6 +16,7 @@ from mixedlm_jax.families.base import (
     Parameter,
     bounded_below,
     named,
+    positive_number,
     require,
     require_counts,
 )
@@ -31,9 +32,26 @@ def log_positive(log_rate: Array) -> Array:
 
 
 def _first_event(key: Array, end: Array) -> Array:
-    """When a unit Poisson process has its first event, given that it has one before `end`."""
+    """When a unit Poisson process has its first event, given one before `end`, as a share of it."""
     u = positive_uniform(key, end)
-    return jnp.minimum(-jnp.log1p(u * jnp.expm1(-end)), end)
+    soon = end < 1e-20  # then it may be at any time
+    some = jnp.where(soon, 1.0, end)
+    return jnp.where(soon, u, jnp.minimum(-jnp.log1p(u * jnp.expm1(-some)) / some, 1.0))
+
+
+def _logarithmic(key: Array, rate: Array) -> Array:
+    """Counts from 1 upwards with P(k) proportional to (1 - exp(-rate))^k / k.
+
+    Geometric with a random parameter q = 1 - exp(-rate U) (Kemp 1981, Applied Statistics 30,
+    algorithm LK).
+    """
+    of_q, of_count = jax.random.split(key)
+    x = rate * positive_uniform(of_q, rate)
+    log_q = jnp.where(x < 1.0, jnp.log(-jnp.expm1(-x)), jnp.log1p(-jnp.exp(-x)))
+    # beyond 30, log q = -exp(-x) to the last digit, and may underflow
+    log_fall = jnp.where(x < 30.0, jnp.log(-log_q), -x)
+    log_v = jnp.log(positive_uniform(of_count, rate))
+    return 1.0 + jnp.floor(positive_number(jnp.log(-log_v) - log_fall))
 
 
 def _log_softplus(x: Array) -> Array:
@@ -77,7 +95,7 @@ class TruncatedPoisson(Family):
         # the first event of a Poisson process before mu, and as many more as come after it
         of_first, of_rest = jax.random.split(key)
         mean = self.link.inverse(eta)
-        return 1.0 + poisson(of_rest, mean - _first_event(of_first, mean))
+        return 1.0 + poisson(of_rest, mean * (1.0 - _first_event(of_first, mean)))
 
     def expected_information(self, eta, phi, trials, precision):
         # the score is dlog(mu)/deta (y - E(y))
@@ -141,18 +159,17 @@ class TruncatedNegativeBinomial(Family):
     def sample(self, key, eta, phi, trials, precision):
         # events at rate r = log(1 + mu / theta) up to time theta, each of a logarithmic size of
         # parameter mu / (mu + theta); what comes after the first is negative binomial with the
-        # shape theta less its time. The size is Kemp's (1981, Applied Statistics 30, algorithm LK)
+        # shape theta less its time
         (log_theta,) = self.coordinates(phi)
         of_first, of_size, of_rate, of_count = jax.random.split(key, 4)
         log_theta = jnp.broadcast_to(log_theta, jnp.shape(eta))
         ratio = self.link.log_inverse(eta) - log_theta
-        rate, theta = softplus(ratio), jnp.exp(log_theta)
-        left = 1.0 - _first_event(of_first, theta * rate) / (theta * rate)
-        of_u, of_v = jax.random.split(of_size)
-        log_q = log_positive(jnp.log(positive_uniform(of_u, eta)) + jnp.log(rate))
-        size = 1.0 + jnp.floor(jnp.log(positive_uniform(of_v, eta)) / log_q)
+        log_rate, theta = _log_softplus(ratio), jnp.exp(log_theta)
+        left = 1.0 - _first_event(of_first, positive_number(log_theta + log_rate))
+        size = _logarithmic(of_size, jnp.exp(log_rate))
         log_rest = log_of_gamma(of_rate, theta * left) + ratio
-        return size + poisson(of_count, jnp.exp(log_rest))
+        rest = poisson(of_count, positive_number(log_rest))
+        return jnp.minimum(size + rest, jnp.finfo(eta.dtype).max)
 
     def expected_information(self, eta, phi, trials, precision):
         # the score is dlog(mu)/deta (y - E(y)) / (1 + mu / theta); with a = mu / (1 + mu / theta)

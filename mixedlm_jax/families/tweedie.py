@@ -15,6 +15,7 @@ from mixedlm_jax.families.base import (
     Parameter,
     bounded_below,
     named,
+    positive_number,
     relative_unit,
     require,
 )
@@ -70,11 +71,11 @@ class Tweedie(Family):
         low, high = -softplus(-jnp.asarray(coordinate)), -softplus(jnp.asarray(coordinate))
         log_mu = self.link.log_inverse(eta)
         of_number, of_sum = jax.random.split(key)
-        number = poisson(of_number, jnp.exp(jnp.exp(high) * log_mu - high - log_phi))
+        number = poisson(of_number, positive_number(jnp.exp(high) * log_mu - high - log_phi))
         some = number != 0
-        shape = jnp.where(some, number, 1.0) * jnp.exp(high - low)
+        shape = positive_number(jnp.log(jnp.where(some, number, 1.0)) + high - low)
         log_unit = log_phi + low + jnp.exp(low) * log_mu
-        return jnp.where(some, jnp.exp(log_of_gamma(of_sum, shape) + log_unit), 0.0)
+        return jnp.where(some, positive_number(log_of_gamma(of_sum, shape) + log_unit), 0.0)
 
     def expected_information(self, eta, phi, trials, precision):
         log_phi, coordinate = self.coordinates(phi)
