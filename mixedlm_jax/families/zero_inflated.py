@@ -110,9 +110,7 @@ class ZeroInflated(Family):
         self.base.check_response(np.where(y == 0.0, 1.0, y) if self.is_hurdle else y, trials)
 
     def bounds(self, trials):
-        low, high = self.base.bounds(trials)
-        # a zero may be structural, so its likelihood does not grow for ever as eta falls
-        return low if self.is_hurdle else np.full_like(trials, -np.inf), high
+        return self.base.bounds(trials)
 
     def one_row_per_level(self, trials):
         return self.base.one_row_per_level(trials)
