@@ -21,7 +21,12 @@ from mixedlm_jax.programs import State, state_at
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.search import search_optimum
 from mixedlm_jax.start import first_params
-from mixedlm_jax.verdict import Verdict, separated_columns
+from mixedlm_jax.verdict import (
+    Verdict,
+    separated_columns,
+    separated_zeros,
+    zero_matrix,
+)
 
 # A mean this near the end of its range, or a Hessian this badly conditioned, may be separation.
 _ALL_BUT = 1e-4
@@ -95,8 +100,9 @@ def fit_problem(
     state = jax.device_get(state_at(objective, problem, params, u))
     verdict = outcome.verdict()
     fixed_mean = state.fixed_mean
-    if control.check_separation and _may_be_separated(problem, fixed_mean, outcome, verdict):
-        verdict = outcome.verdict(separated_columns(given))
+    if control.check_separation:
+        separated = _separated(given, problem, fixed_mean, outcome, verdict)
+        verdict = outcome.verdict(separated) if separated else verdict
 
     theta_signs, u, factors = _reported_signs(problem, outcome.factors, u)
     factors = tuple(state.unit * factor for factor in factors)
@@ -217,14 +223,31 @@ def _reported_signs(
     return theta_signs, flipped, tuple(f * flip for f, flip in zip(factors, flips, strict=True))
 
 
-def _may_be_separated(
-    problem: Problem, fixed_mean: np.ndarray, outcome: Outcome, verdict: Verdict
-) -> bool:
-    """Whether the linear program that looks for separation is worth its time.
+def _separated(
+    given: Problem, problem: Problem, fixed_mean: np.ndarray, outcome: Outcome, verdict: Verdict
+) -> tuple[int, ...]:
+    """Which of (beta, phi) grow without bound, looked for where that is worth its time.
 
-    fixed_mean: the mean of one trial at X beta + offset (n,). It is, if the fixed effects alone put
-    a response at an end of its range all but there, whatever the link.
+    fixed_mean: the mean of one trial at X beta + offset (n,).
     """
+    condition = Curvature.of(outcome.hessian).condition if outcome.finite else np.inf
+    suspect = not verdict.ok or condition > _SUSPECT_CONDITION
+    found: tuple[int, ...] = ()
+    if suspect or _at_an_end(problem, fixed_mean):
+        found = separated_columns(given)
+    matrix, count = zero_matrix(problem), problem.n_phi
+    if matrix is not None and not outcome.limit[-1]:
+        first = len(outcome.search.x) - matrix.shape[1]
+        zeta = matrix @ np.asarray(outcome.search.x)[first:]
+        used = np.asarray(problem.weights) > 0
+        if suspect or np.max(np.abs(zeta[used])) > -np.log(_ALL_BUT):
+            offset = problem.X.shape[1] + count - matrix.shape[1]
+            found += tuple(offset + j for j in separated_zeros(given))
+    return found
+
+
+def _at_an_end(problem: Problem, fixed_mean: np.ndarray) -> bool:
+    """Whether the fixed effects alone put a response at an end of its range all but there."""
     y, trials = np.asarray(problem.y), np.asarray(problem.trials)
     low, high = problem.family.bounds(trials)
     if not (np.any(np.isfinite(low)) or np.any(np.isfinite(high))):
@@ -232,5 +255,4 @@ def _may_be_separated(
     mean = trials * fixed_mean
     reached = ((y <= low) & (mean - low < _ALL_BUT)) | ((y >= high) & (high - mean < _ALL_BUT))
     used = (np.asarray(problem.weights) > 0) & (trials > 0)
-    condition = Curvature.of(outcome.hessian).condition if outcome.finite else np.inf
-    return not verdict.ok or bool(np.any(reached & used)) or condition > _SUSPECT_CONDITION
+    return bool(np.any(reached & used))

@@ -304,7 +304,8 @@ class Fitted:
 
     def convergence(self) -> Convergence:
         """The verdict, with coefficients by name."""
-        return Convergence.of(self.fit.verdict, self.labels.fixed)
+        rest = phi_names(self.family, self.labels.parts)
+        return Convergence.of(self.fit.verdict, (*self.labels.fixed, *rest))
 
 
 def square_frame(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:

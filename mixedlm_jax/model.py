@@ -31,6 +31,7 @@ from mixedlm_jax.tidy import (
     component_rows,
     fixed_rows,
     mode_rows,
+    of_component,
     row_columns,
     together,
 )
@@ -170,23 +171,29 @@ class GlmerResult(Fitted):
     ) -> pd.DataFrame:
         """Wald intervals of the fixed effects, columns `2.5 %` and `97.5 %` at level .95.
 
-        parm: a name or names of fixed effects, all by default. Raises `ArgumentError` for an
-        unknown name, a level outside (0, 1), or a method other than "Wald".
+        Coefficients of zeros and of the dispersion are named as in `vcov(full=True)`:
+        "zi.(Intercept)", "disp.x". parm: a name or names, all by default. Raises `ArgumentError`
+        for an unknown name, a level outside (0, 1), or a method other than "Wald".
         """
         if method != "Wald":
             raise ArgumentError(f"confint has no method {method!r}; the one there is is 'Wald'")
-        named = self.labels.fixed if parm is None else parm
+        estimates, errors = dict(self.fixef()), [standard_errors(self.fixed_covariance)]
+        for part in self.labels.parts:
+            estimates |= {f"{part}.{name}": x for name, x in self.fixef(part).items()}
+            errors.append(standard_errors(self.vcov(component=part).to_numpy()))
+        named = list(estimates) if parm is None else parm
         wanted = list(named) if isinstance(named, (list, tuple, pd.Index)) else [named]
-        unknown = [name for name in wanted if name not in self.labels.fixed]
+        unknown = [name for name in wanted if name not in estimates]
         if unknown:
             raise ArgumentError(
                 f"parm names {unknown[0]!r}, which is no fixed effect of the model; it has "
-                f"{', '.join(self.labels.fixed)}"
+                f"{', '.join(estimates)}"
             )
-        limits = wald_intervals(self.fit.beta, standard_errors(self.fixed_covariance), level)
+        beta = np.array(list(estimates.values()))
+        limits = wald_intervals(beta, np.concatenate(errors), level)
         tail = 50.0 * (1.0 - level)
         names = [f"{tail:.10g} %", f"{100.0 - tail:.10g} %"]
-        return pd.DataFrame(limits, index=list(self.labels.fixed), columns=names).loc[wanted]
+        return pd.DataFrame(limits, index=list(estimates), columns=names).loc[wanted]
 
     # As frames, with the column names of R's broom.mixed.
 
@@ -198,6 +205,9 @@ class GlmerResult(Fitted):
         exponentiate: bool = False,
     ) -> pd.DataFrame:
         """Estimates as rows: effect, group, level, term, estimate, std.error, statistic, p.value.
+
+        Where zeros or the dispersion have a formula, their coefficients are fixed effects too, and
+        a column `component` says whose a row is: "cond" (the response's), "zi" or "disp".
 
         Parameters
         ----------
@@ -218,19 +228,35 @@ class GlmerResult(Fitted):
         """
         level = conf_level if conf_int else None
         rows: dict[str, Callable[[], pd.DataFrame]] = {
-            "fixed": lambda: fixed_rows(
-                self.labels.fixed,
-                self.fit.beta,
-                self.fixed_covariance,
-                level=level,
-                exponentiate=exponentiate,
+            "fixed": lambda: together(
+                [
+                    self._fixed_rows(part, level, exponentiate)
+                    for part in ("cond", *self.labels.parts)
+                ]
             ),
-            "ran_pars": lambda: component_rows(
-                self.VarCorr(), component_errors(self.design, self.family, self.fit), level=level
+            "ran_pars": lambda: self._in_part(
+                "cond",
+                component_rows(
+                    self.VarCorr(),
+                    component_errors(self.design, self.family, self.fit),
+                    level=level,
+                ),
             ),
-            "ran_vals": lambda: mode_rows(self.ranef(condVar=True), level=level),
+            "ran_vals": lambda: self._in_part(
+                "cond", mode_rows(self.ranef(condVar=True), level=level)
+            ),
         }
         return together([rows[name]() for name in chosen_effects(effects)])
+
+    def _fixed_rows(self, part: str, level: float | None, exponentiate: bool) -> pd.DataFrame:
+        effects, covariance = self.fixef(part), self.vcov(component=part).to_numpy()
+        beta = np.array(list(effects.values()))
+        rows = fixed_rows(list(effects), beta, covariance, level=level, exponentiate=exponentiate)
+        return self._in_part(part, rows)
+
+    def _in_part(self, part: str, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows with the name of their part, where the model has more than one."""
+        return of_component(rows, part) if self.labels.parts else rows
 
     def glance(self) -> pd.DataFrame:
         """One row: nobs, sigma, logLik, AIC, BIC, deviance, df.residual.

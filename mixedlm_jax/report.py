@@ -145,8 +145,9 @@ class Convergence:
     """The verdict on a fit, in words.
 
     ok: at an optimum, the data not separated. singular: on the boundary of the random effects'
-    covariances. separated: fixed effects that grow without bound. decrement: log-likelihood units
-    that a Newton step still promises. messages: everything that is to be said.
+    covariances. separated: fixed effects that grow without bound, "zi.x" where they are those of
+    zeros. decrement: log-likelihood units that a Newton step still promises. messages: everything
+    that is to be said.
     """
 
     ok: bool
@@ -156,9 +157,9 @@ class Convergence:
     messages: tuple[str, ...]
 
     @classmethod
-    def of(cls, verdict: Verdict, fixed: tuple[str, ...]) -> Convergence:
-        """Name the columns of X that a verdict numbers."""
-        separated = tuple(fixed[j] for j in verdict.separated)
+    def of(cls, verdict: Verdict, names: tuple[str, ...]) -> Convergence:
+        """Name what a verdict numbers: the columns of X, then the numbers of phi."""
+        separated = tuple(names[j] for j in verdict.separated)
         messages = list(verdict.messages)
         if separated:
             messages[0] = f"{messages[0]} ({', '.join(separated)})"

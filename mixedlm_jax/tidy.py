@@ -28,6 +28,7 @@ from mixedlm_jax.report import VarCorr
 EFFECTS = ("fixed", "ran_pars", "ran_vals")
 COLUMNS = (
     "effect",
+    "component",
     "group",
     "level",
     "term",
@@ -65,7 +66,7 @@ def together(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _column(part: pd.DataFrame, name: str) -> np.ndarray:
     if name in part:
         return part[name].to_numpy()
-    words = name in ("group", "level")
+    words = name in ("component", "group", "level")
     return np.full(len(part), None, dtype=object) if words else np.full(len(part), np.nan)
 
 
@@ -97,6 +98,11 @@ def fixed_rows(
     if level is not None:
         columns["conf.low"], columns["conf.high"] = transform(wald_intervals(beta, se, level)).T
     return pd.DataFrame(columns)
+
+
+def of_component(rows: pd.DataFrame, component: str) -> pd.DataFrame:
+    """Rows with the part of the model they belong to: "cond", "zi" or "disp"."""
+    return rows.assign(component=_words(component, len(rows)))
 
 
 def component_rows(varcorr: VarCorr, se: np.ndarray, *, level: float | None) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import numpy as np
 from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.design import Term
 from mixedlm_jax.errors import Code
+from mixedlm_jax.families import ZERO
 from mixedlm_jax.problem import Problem
 
 MAX_GAIN = 1e-6  # log-likelihood units that an optimum may still promise
@@ -22,7 +23,7 @@ class Verdict:
     """How near a fit is to an optimum, and what is wrong with it if anything is.
 
     `decrement` is the gain in log-likelihood that a Newton step predicts. `separated` numbers the
-    columns of X whose coefficient grows without bound. A singular fit at its optimum is ok.
+    coefficients that grow without bound, of (beta, phi). A singular fit at its optimum is ok.
     """
 
     ok: bool
@@ -100,21 +101,50 @@ def judge(
 def separated_columns(problem: Problem) -> tuple[int, ...]:
     """Columns of X whose coefficient has no finite maximum-likelihood estimate.
 
-    There is a direction along which no row's likelihood falls and some row's rises for ever: rows
-    at their lower bound may only move down, rows at their upper bound up, all others not at all
-    (Albert and Anderson 1984). The linear program maximises the total movement.
+    Rows at their lower bound may only move down, rows at their upper bound up, all others not at
+    all; zeros of a hurdle say nothing of X.
     """
-    y, trials, X = (np.asarray(a) for a in (problem.y, problem.trials, problem.X))
+    y, trials = np.asarray(problem.y), np.asarray(problem.trials)
     low, high = problem.family.bounds(trials)
-    used = (np.asarray(problem.weights) > 0) & (trials > 0)
+    counted = ~((y == 0.0) & (problem.family.zeros == "hurdle"))
+    used = (np.asarray(problem.weights) > 0) & (trials > 0) & counted
     sign = np.where(y >= high, 1.0, np.where(y <= low, -1.0, 0.0))
-    rms = np.sqrt(np.mean(X[used] ** 2, axis=0))
-    rows = np.unique(np.column_stack([sign, X / rms])[used], axis=0)
+    return _unbounded(sign[used], np.asarray(problem.X)[used])
+
+
+def separated_zeros(problem: Problem) -> tuple[int, ...]:
+    """Columns of the zero part's matrix whose coefficient has no finite estimate.
+
+    The likelihood of a zero grows with the probability of structural zeros, all others' falls.
+    """
+    matrix = zero_matrix(problem)
+    if matrix is None:
+        return ()
+    used = (np.asarray(problem.weights) > 0) & (np.asarray(problem.trials) > 0)
+    sign = np.where(np.asarray(problem.y) == 0.0, 1.0, -1.0)
+    return _unbounded(sign[used], matrix[used])
+
+
+def zero_matrix(problem: Problem) -> np.ndarray | None:
+    """The model matrix (n, columns) of the zero part, which is the last of phi."""
+    if ZERO not in problem.family.dispersion_names or problem.phi_matrices[-1] is None:
+        return None
+    return np.asarray(problem.phi_matrices[-1])
+
+
+def _unbounded(sign: np.ndarray, X: np.ndarray) -> tuple[int, ...]:
+    """Columns that move in a direction in which no row's likelihood falls and some rise for ever.
+
+    sign: where rows (n,) may move: down, up, or not at all (Albert and Anderson 1984). The linear
+    program maximises the total movement.
+    """
+    if not np.any(sign):
+        return ()
+    rms = np.sqrt(np.mean(X**2, axis=0))
+    rows = np.unique(np.column_stack([sign, X / rms]), axis=0)
     sign, X = rows[:, 0], rows[:, 1:]
     moving = X[sign != 0] * sign[sign != 0, None]
     fixed = X[sign == 0]
-    if not len(moving):
-        return ()
     optimize = importlib.import_module("scipy.optimize")  # slow to import, rarely needed
     result = optimize.linprog(
         -moving.sum(axis=0),

@@ -48,7 +48,7 @@ class Case:
     single_rows: dict[float, str]  # trials -> what one row per level is
     reach: float = 5.0  # how far from 0 the responses above cover all of the mass
     extremes: tuple[tuple[float, ...], ...] = ()  # shapes at which nothing may be nan
-    spread: Callable[..., float] | None = None  # (mu, m) -> Var(y), where V does not give it
+    spread: Callable[..., Any] | None = None  # (mu, m, *shapes) -> Var(y), where V does not
     own_deviance: bool = True  # the unit deviance has a formula, else the largest density is sought
 
     def phi(self, family: Family) -> tuple[float, ...]:
@@ -205,7 +205,7 @@ CASES: dict[str, Case] = {
         saturated=(1e-300, 1 - 2.0**-53),
         single_rows={1.0: "refuse", 6.0: "warn"},
         extremes=ONE_SHAPE,
-        spread=lambda mu, m: m * mu * (1 - mu) * (4.0 + m) / (4.0 + 1),
+        spread=lambda mu, m, phi: m * mu * (1 - mu) * (phi + m) / (phi + 1),
         own_deviance=False,
     ),
     "tweedie": Case(
@@ -412,7 +412,7 @@ def test_density_has_mass_one_and_the_moments_it_claims(family):
         scale = family.residual_scale(np.array(case.shapes)) ** 2 / weight
         expected = scale * m * family.variance(mu, np.array(case.shapes))
         if case.spread is not None:
-            expected = case.spread(mu, m)
+            expected = case.spread(mu, m, *case.shapes)
         np.testing.assert_allclose(spread, expected, rtol=1e-8, atol=1e-12)
 
 
@@ -429,6 +429,113 @@ def test_expected_information_is_the_mean_of_the_observed(family):
         if family.has_expected_information:
             expected = rows["expected"][first]
             np.testing.assert_allclose(observed, expected, rtol=1e-8, atol=1e-13)
+
+
+DRAWS = 10_000  # a setting
+
+
+@partial(jax.jit, static_argnums=0)
+def draw(family: Family, key: jax.Array, *rows: Any) -> jax.Array:
+    return family.sample(key, *rows)
+
+
+@cache
+def drawn(family: Family) -> dict[str, Array]:
+    """Responses of some settings (settings, draws), and what each setting is.
+
+    Every setting of `table` at some of its eta, and as many whose shapes are somewhat larger.
+    """
+    case, m = CASES[family.name], 6.0 if family.takes_trials else 1.0
+    grid = predictors(family, -case.reach, case.reach)
+    grid = grid[np.abs(grid) < 2.6]
+    some = grid[np.unique(np.linspace(0, len(grid) - 1, 4).astype(int))]
+    weights = (1.0, 2.5) if family.weights_are_precisions else (1.0,)
+    settings = [(eta, w, 0.0) for w in weights for eta in some] + [(eta, 1.0, 0.4) for eta in some]
+    eta, weight, shift = np.array(settings).T
+    phi = [x + shift for x in case.phi(family)]
+    rows = [np.repeat(part, DRAWS) for part in (eta, *phi, np.full_like(eta, m), weight)]
+    each = [jnp.asarray(part) for part in rows]
+    y = draw(family, jax.random.key(4), each[0], tuple(each[1:-2]), *each[-2:])
+    shapes = [
+        family.parameters[name].value(x) for name, x in zip(family.parameters, phi, strict=True)
+    ]
+    return {
+        "y": np.asarray(y).reshape(len(eta), DRAWS),
+        "eta": eta,
+        "mu": MEANS[family.link.name](eta),
+        "weight": weight,
+        "shift": shift,
+        "shapes": np.array(shapes).reshape(-1, len(eta)),
+    }
+
+
+@every_member
+def test_sampler_has_the_mean_and_the_variance_of_the_family(family):
+    case, m, found = CASES[family.name], 6.0 if family.takes_trials else 1.0, drawn(family)
+    family.check_response(found["y"].ravel(), np.full(found["y"].size, m))
+    shapes = tuple(found["shapes"])
+    mean = m * family.mean(found["mu"], shapes)
+    variance = m * family.variance(found["mu"], shapes) / found["weight"]
+    variance = variance * family.residual_scale(shapes) ** 2
+    if case.spread is not None:
+        variance = case.spread(found["mu"], m, *shapes)
+    error = np.sqrt(variance / DRAWS)
+    assert np.max(np.abs(np.mean(found["y"], axis=1) - mean) / error) < 5
+    squares = (found["y"] - mean[:, None]) ** 2
+    error = np.std(squares, axis=1) / np.sqrt(DRAWS)
+    assert np.max(np.abs(np.mean(squares, axis=1) - variance) / error) < 5
+
+
+@every_member
+def test_sampler_draws_from_the_density(family):
+    """Chi-squared over some 20 cells, whose chances are sums of the densities of `table`."""
+    found = drawn(family)
+    for y, j in zip(found["y"], np.flatnonzero(found["shift"] == 0.0), strict=False):
+        rows = table(family, float(found["weight"][j]))
+        here = np.flatnonzero(rows["eta"] == found["eta"][j])
+        here = here[np.argsort(rows["y"][here])]
+        values, mass = rows["y"][here], rows["mass"][here]
+        # cells end between two responses of the grid, and have a chance of 1/20 if that can be
+        cell = np.minimum((np.cumsum(mass) - 0.5 * mass) * 20, 19.0).astype(int)
+        last = np.flatnonzero(np.diff(cell))
+        edges = 0.5 * (values[last] + values[last + 1])
+        chances = np.add.reduceat(mass, np.append(0, last + 1))
+        counts = np.bincount(np.searchsorted(edges, y), minlength=len(chances))
+        statistic = np.sum((counts - DRAWS * chances) ** 2 / (DRAWS * chances))
+        assert stats.chi2.sf(statistic, max(len(chances) - 1, 1)) > 1e-5
+
+
+@every_family
+def test_sampler_is_batched_and_ends_far_out(name):
+    family, case = families.resolve(name), CASES[name]
+    eta = jnp.asarray(np.tile([-700.0, -30.0, 0.5, 30.0, 700.0], len(case.extremes) + 1))
+    if family.link.name == "identity":
+        eta = jnp.clip(eta, -1e6, 1e6)
+    shapes = np.repeat(np.array([case.shapes, *case.extremes]).T, 5, axis=-1)
+    phi = tuple(
+        jnp.asarray(part.coordinate(x))
+        for part, x in zip(family.parameters.values(), shapes, strict=True)
+    )
+    trials = jnp.full_like(eta, 6.0 if family.takes_trials else 1.0)
+    keys = jax.random.split(jax.random.key(1), 3)
+    batched = jax.jit(
+        jax.vmap(lambda key: family.sample(key, eta, phi, trials, jnp.ones_like(eta)))
+    )
+    y = np.asarray(batched(keys))
+    assert not np.any(np.isnan(y))
+    family.check_response(y.ravel(), np.tile(trials, 3))
+    (alone,) = batched(keys[1:2])
+    np.testing.assert_allclose(y[1], alone, rtol=1e-9)
+
+
+def test_a_family_without_sampler_says_so():
+    class Silent(families.Gaussian):
+        name = "silent"
+        sample = Family.sample
+
+    one = jnp.ones(2)
+    with pytest.raises(ArgumentError, match="silent family cannot be simulated"):
+        Silent().sample(jax.random.key(0), one, (0.0,), one, one)
 
 
 def sample(family: Family, weights: str) -> tuple[Problem, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from functools import cache
 from pathlib import Path
@@ -127,6 +128,65 @@ def test_variance_of_rows_enters_residuals():
     assert model.theta[0] == pytest.approx(np.sqrt(component.covariance[0, 0]))
 
 
+@pytest.mark.parametrize("name", ["zi_poisson", "disp_gaussian"])
+def test_tidy_and_confint_show_every_part(name):
+    """Against glmmTMB's estimates, in the rows that broom.mixed makes of them."""
+    model, parts = fitted(name), {p: t for p, t in RECORDS[name]["parts"].items() if t}
+    table = model.tidy("all", conf_int=True)
+    assert list(table)[:5] == ["effect", "component", "group", "level", "term"]
+    assert set(table.loc[table["effect"] != "fixed", "component"]) == {"cond"}
+    fixed = table[table["effect"] == "fixed"]
+    wanted = [(part, term) for part, each in parts.items() for term in each["estimate"]]
+    assert list(zip(fixed["component"], fixed["term"], strict=True)) == wanted
+    names = [term if part == "cond" else f"{part}.{term}" for part, term in wanted]
+    limits = model.confint()
+    assert list(limits.index) == names
+    np.testing.assert_array_equal(limits, fixed[["conf.low", "conf.high"]])
+    unit = np.array([PER_OURS.get(name, 1.0) if part == "disp" else 1.0 for part, _ in wanted])
+    theirs = np.concatenate([list(each["estimate"].values()) for each in parts.values()]) / unit
+    se = np.concatenate([list(each["se"].values()) for each in parts.values()]) / unit
+    assert np.max(np.abs(fixed["estimate"] - theirs) / se) < 2e-3
+    np.testing.assert_allclose(fixed["std.error"], se, rtol=2e-4)
+    half = stats.norm.ppf(0.975) * se
+    np.testing.assert_allclose(limits, np.column_stack([theirs - half, theirs + half]), atol=3e-3)
+    one = model.confint(names[-1], level=0.5)
+    assert list(one.index) == [names[-1]]
+    with pytest.raises(mlm.ArgumentError, match=f"no fixed effect.*{re.escape(names[-1])}"):
+        model.confint("zi.nothing")
+
+
+def two_arms(other: list[int]) -> pd.DataFrame:
+    """Forty counts with zeros in arm a and the other ones, repeated, in arm b; eight groups."""
+    y = np.concatenate([np.resize([0, 3, 0, 1, 2, 5, 0, 1], 40), np.resize(other, 40)])
+    return pd.DataFrame({"arm": np.repeat(["a", "b"], 40), "y": y, "g": np.arange(80) // 3 % 8})
+
+
+HURDLE, ZEROS, slow = "truncated_poisson", [0], pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("family", "other", "formula", "zi", "separated"),
+    [
+        # a cell of zeros alone, a cell without zeros, zeros besides ones alone
+        pytest.param(HURDLE, ZEROS, "y ~ 1 + (1 | g)", "~ arm", ("zi.armb",), marks=slow),
+        pytest.param(HURDLE, [1, 2, 4], "y ~ arm + (1 | g)", "~ arm", ("zi.armb",), marks=slow),
+        (HURDLE, [1, 0], "y ~ arm + (1 | g)", "~ arm", ("armb",)),
+        ("poisson", ZEROS, "y ~ 1 + (1 | g)", "~ arm", ("zi.armb",)),
+        pytest.param("poisson", ZEROS, "y ~ arm + (1 | g)", "~ 1", ("armb",), marks=slow),
+        pytest.param("poisson", [0, 2, 0, 3], "y ~ arm + (1 | g)", "~ arm", (), marks=slow),
+    ],
+)
+def test_separation_is_looked_for_in_the_zeros(family, other, formula, zi, separated):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        model = mlm.glmer(formula, two_arms(other), family, ziformula=zi)
+    check = mlm.checkConv(model)
+    assert check.separated == separated
+    assert check.ok == model.converged == (not separated)
+    said = " ".join(str(warning.message) for warning in heard)
+    assert all(name in said for name in separated)
+
+
 def test_parts_go_with_refit_and_update():
     model = fitted("zi_poisson")
     again = model.refit(model.design.y)
@@ -167,6 +227,29 @@ def test_probabilities_of_counts_sum_to_one():
             expected[0] += pi
             np.testing.assert_allclose(np.exp(value), expected, rtol=1e-10)
             assert np.sum(np.exp(value)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("base", [Poisson(), NegativeBinomial(), TruncatedPoisson()])
+def test_sampler_has_the_zeros_and_the_moments(base):
+    family, n = with_zeros(base, True), 20_000
+    mu, pi, theta = (
+        np.repeat(part, n) for part in ([1e-9, 1.7, 1.7], [0.2, 0.3, 0.001], [2.0] * 3)
+    )
+    shapes = (theta, pi) if base.dispersion_names else (pi,)
+    with jax.enable_x64(True):
+        phi = tuple(
+            jnp.asarray(family.parameters[name].coordinate(value))
+            for name, value in zip(family.dispersion_names, shapes, strict=True)
+        )
+        one = jnp.ones(3 * n)
+        y = family.sample(jax.random.key(2), jnp.log(mu), phi, one, one)
+        zero = np.exp(family.log_density(0.0 * one, jnp.log(mu), phi, one, one))[::n]
+    y = np.asarray(y).reshape(3, n)
+    share = np.mean(y == 0, axis=1)
+    assert np.all(np.abs(share - zero) <= 5 * np.sqrt(zero * (1 - zero) / n) + 1e-9)
+    mean = family.mean(mu, shapes)[::n]
+    error = np.sqrt(family.variance(mu, shapes)[::n] / n)
+    assert np.all(np.abs(np.mean(y, axis=1) - mean) <= 5 * error)
 
 
 @pytest.mark.parametrize("eta", [-700.0, -30.0, 0.0, 30.0, 700.0])

@@ -16,9 +16,11 @@ from mixedlm_jax.families.base import (
     Parameter,
     bounded_below,
     named,
+    positive_number,
     require,
     require_counts,
 )
+from mixedlm_jax.families.draws import log_of_gamma, poisson, positive_uniform
 from mixedlm_jax.families.loggamma import log_rising
 from mixedlm_jax.families.negative_binomial import moment_theta
 from mixedlm_jax.links import LINKS, softplus
@@ -27,6 +29,29 @@ from mixedlm_jax.links import LINKS, softplus
 def log_positive(log_rate: Array) -> Array:
     """log(1 - exp(-T)) from log T: the chance of a count that is not 0."""
     return LINKS["cloglog"]().log_inverse(log_rate)
+
+
+def _first_event(key: Array, end: Array) -> Array:
+    """When a unit Poisson process has its first event, given one before `end`, as a share of it."""
+    u = positive_uniform(key, end)
+    soon = end < 1e-20  # then it may be at any time
+    some = jnp.where(soon, 1.0, end)
+    return jnp.where(soon, u, jnp.minimum(-jnp.log1p(u * jnp.expm1(-some)) / some, 1.0))
+
+
+def _logarithmic(key: Array, rate: Array) -> Array:
+    """Counts from 1 upwards with P(k) proportional to (1 - exp(-rate))^k / k.
+
+    Geometric with a random parameter q = 1 - exp(-rate U) (Kemp 1981, Applied Statistics 30,
+    algorithm LK).
+    """
+    of_q, of_count = jax.random.split(key)
+    x = rate * positive_uniform(of_q, rate)
+    log_q = jnp.where(x < 1.0, jnp.log(-jnp.expm1(-x)), jnp.log1p(-jnp.exp(-x)))
+    # beyond 30, log q = -exp(-x) to the last digit, and may underflow
+    log_fall = jnp.where(x < 30.0, jnp.log(-log_q), -x)
+    log_v = jnp.log(positive_uniform(of_count, rate))
+    return 1.0 + jnp.floor(positive_number(jnp.log(-log_v) - log_fall))
 
 
 def _log_softplus(x: Array) -> Array:
@@ -65,6 +90,12 @@ class TruncatedPoisson(Family):
 
     def log_base_measure(self, y, trials):
         return -jax.lax.lgamma(y + 1.0)
+
+    def sample(self, key, eta, phi, trials, precision):
+        # the first event of a Poisson process before mu, and as many more as come after it
+        of_first, of_rest = jax.random.split(key)
+        mean = self.link.inverse(eta)
+        return 1.0 + poisson(of_rest, mean * (1.0 - _first_event(of_first, mean)))
 
     def expected_information(self, eta, phi, trials, precision):
         # the score is dlog(mu)/deta (y - E(y))
@@ -124,6 +155,21 @@ class TruncatedNegativeBinomial(Family):
 
     def log_base_measure(self, y, trials):
         return -jax.lax.lgamma(y + 1.0)
+
+    def sample(self, key, eta, phi, trials, precision):
+        # events at rate r = log(1 + mu / theta) up to time theta, each of a logarithmic size of
+        # parameter mu / (mu + theta); what comes after the first is negative binomial with the
+        # shape theta less its time
+        (log_theta,) = self.coordinates(phi)
+        of_first, of_size, of_rate, of_count = jax.random.split(key, 4)
+        log_theta = jnp.broadcast_to(log_theta, jnp.shape(eta))
+        ratio = self.link.log_inverse(eta) - log_theta
+        log_rate, theta = _log_softplus(ratio), jnp.exp(log_theta)
+        left = 1.0 - _first_event(of_first, positive_number(log_theta + log_rate))
+        size = _logarithmic(of_size, jnp.exp(log_rate))
+        log_rest = log_of_gamma(of_rate, theta * left) + ratio
+        rest = poisson(of_count, positive_number(log_rest))
+        return jnp.minimum(size + rest, jnp.finfo(eta.dtype).max)
 
     def expected_information(self, eta, phi, trials, precision):
         # the score is dlog(mu)/deta (y - E(y)) / (1 + mu / theta); with a = mu / (1 + mu / theta)

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families.base import LIMIT, Family, Parameter
+from mixedlm_jax.families.draws import positive_uniform
 from mixedlm_jax.links import softplus
 
 ZERO = "zi"
@@ -75,6 +77,12 @@ class ZeroInflated(Family):
         zero = y == 0.0
         return jnp.where(zero, 0.0, self.base.log_base_measure(jnp.where(zero, 1.0, y), trials))
 
+    def sample(self, key, eta, phi, trials, precision):
+        of_zero, of_base = jax.random.split(key)
+        y = self.base.sample(of_base, eta, phi[:-1], trials, precision)
+        structural = positive_uniform(of_zero, eta) <= jax.nn.sigmoid(phi[-1])
+        return jnp.where(structural, 0.0, y)
+
     def in_domain(self, eta):
         return self.base.in_domain(eta)
 
@@ -102,9 +110,7 @@ class ZeroInflated(Family):
         self.base.check_response(np.where(y == 0.0, 1.0, y) if self.is_hurdle else y, trials)
 
     def bounds(self, trials):
-        low, high = self.base.bounds(trials)
-        # a zero may be structural, so its likelihood does not grow for ever as eta falls
-        return low if self.is_hurdle else np.full_like(trials, -np.inf), high
+        return self.base.bounds(trials)
 
     def one_row_per_level(self, trials):
         return self.base.one_row_per_level(trials)
