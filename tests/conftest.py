@@ -27,7 +27,6 @@ import records
 from mixedlm_jax.compiled import forget
 from mixedlm_jax.store import VARIABLE
 
-
 HURRY = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
 
 

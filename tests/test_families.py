@@ -365,7 +365,8 @@ def look(problem: Problem, eta: Array, phi: tuple[float, ...]) -> dict[str, Arra
     for first in range(0, len(eta), BLOCK):
         at = np.arange(first, min(first + BLOCK, len(eta)))
         rows: dict[str, Any] = {
-            name: np.resize(getattr(problem, name)[at], BLOCK) for name in ("y", "trials", "weights")
+            name: np.resize(getattr(problem, name)[at], BLOCK)
+            for name in ("y", "trials", "weights")
         }
         # of its rows alone, no matter how they are grouped
         rows |= {"offset": None, "X": None, "Z": (), "plan": None}
