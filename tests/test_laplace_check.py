@@ -76,9 +76,14 @@ def dense_terms(model: Model) -> np.ndarray:
     return np.array([np.sum(l4 * h**2) / 8, (l3 * h) @ K @ (l3 * h) / 8, l3 @ K**3 @ l3 / 12])
 
 
+@jax.jit
+def modes(params, problem):
+    return find_modes(params, problem, zero_effects(problem))[0]
+
+
 def at(model: Model) -> Point:
     """The model's own point, as a fit would end there."""
-    u = find_modes(layouts.as_jax(model.params), model.problem, zero_effects(model.problem))[0]
+    u = modes(layouts.as_jax(model.params), model.problem)
     d = len(model.flat)
     return Point(model.problem, model.params, tuple(map(np.asarray, u)), np.eye(d))
 
