@@ -217,7 +217,10 @@ def test_memory_does_not_grow_with_the_nodes(rng, monkeypatch):
         program = jax.jit(gradient, static_argnames="n_nodes")
         lowered = program.lower(model.problem, model.flat, n_nodes)
         # as users compile it, which the other tests do not (see conftest)
-        usual = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 3}
+        usual: dict[str, str | bool] = {
+            "xla_cpu_use_fusion_emitters": True,
+            "xla_backend_optimization_level": "3",
+        }
         memory = lowered.compile(compiler_options=usual).memory_analysis()
         assert memory is not None
         return memory.temp_size_in_bytes
