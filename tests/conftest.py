@@ -2,6 +2,12 @@
 
 Warnings are errors (pyproject). The package's compiled programs are kept in pytest's cache folder,
 which all workers share: compile time is most of the test time.
+
+The default run therefore compiles in a hurry: XLA's older emitters instead of those by way of MLIR,
+and no optimisation by LLVM, which together halve the time of a test. The programs, their order of
+operations and their double precision stay what they are; only the machine code is worse.
+What is marked slow runs as users compile it, and so does everything where XLA_FLAGS is set:
+`XLA_FLAGS= python -m pytest` asks for it.
 """
 
 from __future__ import annotations
@@ -21,8 +27,12 @@ import records
 from mixedlm_jax.compiled import forget
 from mixedlm_jax.store import VARIABLE
 
+HURRY = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", HURRY)  # read when the first program is compiled
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if config.cache is not None:
         os.environ[VARIABLE] = str(config.cache.mkdir("programs"))

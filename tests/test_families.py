@@ -32,6 +32,7 @@ from mixedlm_jax.problem import (
 
 Array = np.ndarray
 SIGMA = 0.8
+BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -359,9 +360,19 @@ def evaluate(problem: Problem, eta: jax.Array, phi: jax.Array) -> dict[str, jax.
 
 
 def look(problem: Problem, eta: Array, phi: tuple[float, ...]) -> dict[str, Array]:
-    """`evaluate` in NumPy."""
-    found = evaluate(problem, jnp.asarray(eta), jnp.asarray(phi, float))
-    return {key: np.asarray(value) for key, value in found.items()}
+    """`evaluate` in NumPy, in blocks of one size: whatever is looked at shares its program."""
+    parameters, parts = jnp.asarray(phi, float), []
+    for first in range(0, len(eta), BLOCK):
+        at = np.arange(first, min(first + BLOCK, len(eta)))
+        rows: dict[str, Any] = {
+            name: np.resize(getattr(problem, name)[at], BLOCK)
+            for name in ("y", "trials", "weights")
+        }
+        # of its rows alone, no matter how they are grouped
+        rows |= {"offset": None, "X": None, "Z": (), "plan": None}
+        found = evaluate(problem.replace(**rows), np.resize(eta[at], BLOCK), parameters)
+        parts.append({key: np.asarray(value)[: len(at)] for key, value in found.items()})
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def predictors(family: Family, low: float = -5.0, high: float = 5.0, step: float = 0.5) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import layouts
 import numpy as np
 import oracle
@@ -33,6 +32,11 @@ CASES = [
 def quickly(program):
     """The function compiled without optimising: a test's time is compile time."""
     return jax.jit(program.__wrapped__, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@jax.jit
+def modes(params, problem):
+    return find_modes(params, problem, zero_effects(problem))[0]
 
 
 def scale_of(model: Model, flat: np.ndarray) -> float:
@@ -73,7 +77,7 @@ def test_every_level_and_row_is_the_oracles(name, family, link, information, rng
         family, link, layout, rng, offset=True, weights="prior", information=information
     )
     flat, params = model.flat, layouts.as_jax(model.params)
-    u = find_modes(params, model.problem, tuple(map(jnp.asarray, zero_effects(model.problem))))[0]
+    u = modes(params, model.problem)
     dense = model.oracle(flat, information)
     Lambda = dense_lambda(model, flat)
 
