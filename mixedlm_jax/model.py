@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from mixedlm_jax.dispersion import (
     part_slice,
     phi_names,
 )
-from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning
+from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning, warn
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
 from mixedlm_jax.getme import get_me
@@ -647,16 +646,15 @@ def fit_call(
 
 
 def announce(model: GlmerResult) -> None:
-    """Speak up where lme4 would, at the caller of the function that calls this one."""
+    """Speak up where lme4 would."""
     found = model.convergence()
     if not found.ok:
-        warnings.warn(f"{found}; see checkConv(model)", ConvergenceWarning, stacklevel=3)
+        warn(f"{found}; see checkConv(model)", ConvergenceWarning)
     elif found.singular:
-        warnings.warn(
+        warn(
             "boundary (singular) fit: a standard deviation is 0 or a correlation is +-1; see "
             "model.VarCorr()",
             SingularFitWarning,
-            stacklevel=3,
         )
 
 
