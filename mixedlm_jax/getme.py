@@ -121,8 +121,8 @@ def _Lind(source: Source) -> np.ndarray:
         structure, k = STRUCTURES[term.structure], len(term.columns)
         # a structure whose entries are parameters puts the parameters 1, 2, ... where they belong
         index, again = (
-            np.asarray(structure.factor(jnp.arange(start, start + structure.n_theta(k)), k))
-            for start in (1, 2)
+            np.asarray(structure.factor(jnp.arange(float(structure.n_theta(k))) + start, k))
+            for start in (1.0, 2.0)
         )
         entries = _entries(term)
         if not np.array_equal(again[entries], index[entries] + 1):
@@ -130,7 +130,8 @@ def _Lind(source: Source) -> np.ndarray:
                 f"getME has no Lind of a {structure.name}(...) term, whose Lambda is computed from "
                 "theta; ask for Lambdat"
             )
-        parts.append(np.tile(index[entries] - 1 + first, source.levels(term)))
+        own = index[entries].astype(int) - 1
+        parts.append(np.tile(own + first, source.levels(term)))
         first += structure.n_theta(k)
     return np.concatenate(parts)
 
