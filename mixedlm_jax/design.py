@@ -5,7 +5,6 @@ Everything pandas ends here; the engine sees NumPy arrays.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixedlm_jax.errors import ArgumentError, DataError, DataWarning
+from mixedlm_jax.errors import ArgumentError, DataError, DataWarning, warn
 from mixedlm_jax.expression import Expression, Name, suggest
 from mixedlm_jax.formula import Formula, RandomTerm, Terms, parse_re_form
 from mixedlm_jax.grouping import Grouping, group
@@ -561,10 +560,9 @@ def _check_rows_per_level(
     if verdict == "refuse":
         raise DataError(f"{message} cannot be told from the noise: leave the term out")
     if verdict == "warn":
-        warnings.warn(
+        warn(
             f"{message} and the dispersion describe the same thing: one of them may be superfluous",
             DataWarning,
-            stacklevel=3,
         )
 
 

@@ -5,7 +5,11 @@ A message is one sentence that says what was found, what was expected and what t
 
 from __future__ import annotations
 
+import sys
+import warnings
 from enum import IntEnum
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 class MixedlmError(Exception):
@@ -46,6 +50,17 @@ class DataWarning(MixedlmWarning):
 
 class StoreWarning(MixedlmWarning):
     """Compiled programs could not be kept between processes, or not be read back."""
+
+
+def warn(message: str, category: type[MixedlmWarning]) -> None:
+    """Issue a warning at the line that called the package, however deep inside it this is."""
+    frame, level, depth = sys._getframe().f_back, 2, 2
+    while frame is not None:
+        depth += 1
+        if frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+            level = depth
+        frame = frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 class Code(IntEnum):

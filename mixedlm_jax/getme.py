@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -97,13 +98,56 @@ def _Z(source: Source) -> Any:
 def _Lambda(source: Source) -> Any:
     rows, columns, values = [], [], []
     for term, start, block in zip(source.terms, source.starts(), source.blocks(), strict=False):
-        i, j = np.tril_indices(len(block))
+        i, j = _entries(term)
         first = start + np.arange(source.levels(term))[:, None] * len(block)
         rows.append((first + i).ravel())
         columns.append((first + j).ravel())
         values.append(np.tile(block[i, j], source.levels(term)))
     q = source.starts()[-1]
     return _sparse(values, rows, columns, (q, q))
+
+
+def _entries(term: Term) -> tuple[np.ndarray, np.ndarray]:
+    """Where a block of Lambda has entries, row by row."""
+    k = len(term.columns)
+    i, j = np.tril_indices(k)
+    kept = (i == j) | STRUCTURES[term.structure].correlated
+    return i[kept], j[kept]
+
+
+def _Lind(source: Source) -> np.ndarray:
+    parts, first = [], 0
+    for term in source.terms:
+        structure, k = STRUCTURES[term.structure], len(term.columns)
+        # a structure whose entries are parameters puts the parameters 1, 2, ... where they belong
+        index, again = (
+            np.asarray(structure.factor(jnp.arange(float(structure.n_theta(k))) + start, k))
+            for start in (1.0, 2.0)
+        )
+        entries = _entries(term)
+        if not np.array_equal(again[entries], index[entries] + 1):
+            raise ArgumentError(
+                f"getME has no Lind of a {structure.name}(...) term, whose Lambda is computed from "
+                "theta; ask for Lambdat"
+            )
+        own = index[entries].astype(int) - 1
+        parts.append(np.tile(own + first, source.levels(term)))
+        first += structure.n_theta(k)
+    return np.concatenate(parts)
+
+
+def _Tp(source: Source) -> np.ndarray:
+    return np.cumsum([0, *(_n_theta(source, term) for term in source.terms)])
+
+
+def _Ztlist(source: Source) -> dict[str, Any]:
+    Zt, found = _Z(source).T.tocsr(), {}
+    for (name, effects), start, end in zip(
+        _cnms(source).items(), source.starts(), source.starts()[1:], strict=False
+    ):
+        for j, effect in enumerate(effects):
+            found[f"{name}.{effect}"] = Zt[start + j : end : len(effects)].tocsc()
+    return found
 
 
 def _sparse(
@@ -152,6 +196,10 @@ PARTS: dict[str, Callable[[Source], Any]] = {
     "Zt": lambda source: _Z(source).T.tocsc(),
     "Lambda": _Lambda,
     "Lambdat": lambda source: _Lambda(source).T.tocsc(),
+    "A": lambda source: (_Lambda(source).T @ _Z(source).T).tocsc(),
+    "Ztlist": _Ztlist,
+    "Lind": _Lind,
+    "Tp": _Tp,
     "y": lambda source: source.design.y / source.design.trials,
     "mu": lambda source: mean(source.family, source.fit.eta, source.shapes),
     "offset": lambda source: source.design.offset.copy(),
@@ -181,10 +229,12 @@ PARTS: dict[str, Callable[[Source], Any]] = {
 }
 """What `getME` gives, by lme4's names.
 
-X (n, p); Z (n, q) and Lambda (q, q), sparse, Zt and Lambdat their transposes; y (n,), a proportion
-where there are trials; mu (n,) at the modes; offset (n,); u and b (q,); theta, beta (fixef), sigma;
-lower: bounds of theta; flist: frame of the grouping factors; cnms: per term its effects' names; Gp:
-where each term's columns of Z start, and q; n, p, q; n_rtrms and k: random-effects terms; n_rfacs:
-grouping factors; m: length of theta; p_i, q_i, m_i: effects, columns of Z and thetas per term; l_i:
-levels per factor.
+X (n, p); Z (n, q) and Lambda (q, q), sparse, Zt and Lambdat their transposes; A (q, n) = Lambdat
+Zt; Ztlist: the rows of Zt per effect, "herd.(Intercept)"; Lind: which theta each entry of Lambdat
+is (Lambdat.data = theta[Lind]: from 0, in R from 1); Tp: where each term's theta starts; y (n,), a
+proportion where there are trials; mu (n,), their means at the modes, structural zeros included;
+offset (n,); u and b (q,); theta, beta (fixef), sigma; lower: bounds of theta; flist: frame of the
+grouping factors; cnms: per term its effects' names; Gp: where each term's columns of Z start, and
+q; n, p, q; n_rtrms and k: random-effects terms; n_rfacs: grouping factors; m: length of theta; p_i,
+q_i, m_i: effects, columns of Z and thetas per term; l_i: levels per factor.
 """

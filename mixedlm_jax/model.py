@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from mixedlm_jax.call import Call
 from mixedlm_jax.dispersion import (
     natural_at_rows,
 )
-from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning
+from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning, warn
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.getme import get_me
 from mixedlm_jax.inference import standard_errors, wald_intervals
@@ -375,14 +374,13 @@ def fit_call(
 
 
 def announce(model: GlmerResult) -> None:
-    """Speak up where lme4 would, at the caller of the function that calls this one."""
+    """Speak up where lme4 would."""
     found = model.convergence()
     if not found.ok:
-        warnings.warn(f"{found}; see checkConv(model)", ConvergenceWarning, stacklevel=3)
+        warn(f"{found}; see checkConv(model)", ConvergenceWarning)
     elif found.singular:
-        warnings.warn(
+        warn(
             "boundary (singular) fit: a standard deviation is 0 or a correlation is +-1; see "
             "model.VarCorr()",
             SingularFitWarning,
-            stacklevel=3,
         )

@@ -12,14 +12,13 @@ import stat
 import sys
 import tempfile
 import time
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from mixedlm_jax.errors import StoreWarning
+from mixedlm_jax.errors import StoreWarning, warn
 
 VARIABLE = "MIXEDLM_JAX_CACHE"
 """Environment variable: another folder, or "off"."""
@@ -117,12 +116,11 @@ class Store:
         if kind in self._complained:
             return
         self._complained.add(kind)
-        warnings.warn(
+        warn(
             f"compiled programs are kept between processes, but {what}; results are not touched, "
             f"only time is lost. The environment variable {VARIABLE} names another folder, or "
             '"off"',
             StoreWarning,
-            stacklevel=2,
         )
 
     def _sweep(self) -> None:

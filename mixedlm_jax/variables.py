@@ -7,7 +7,6 @@ state from all values of the fitted frame that are not missing, as in R, and rep
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixedlm_jax.errors import DataError, DataWarning, FormulaError
+from mixedlm_jax.errors import DataError, DataWarning, FormulaError, warn
 from mixedlm_jax.expression import Call, Expression, Name, columns, suggest
 from mixedlm_jax.table import Category, Numeric, Table, Value, logical
 
@@ -253,11 +252,10 @@ def _warn_outside(node: Call, x: np.ndarray, state: State) -> None:
         return
     outside = (x < state["lower_bound"]) | (x > state["upper_bound"])
     if outside.any():
-        warnings.warn(
+        warn(
             f"{node} is extrapolated in {outside.sum()} rows beyond "
             f"[{state['lower_bound']:g}, {state['upper_bound']:g}], the range it was fitted to",
             DataWarning,
-            stacklevel=2,
         )
 
 

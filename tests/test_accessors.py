@@ -197,6 +197,20 @@ class TestGetME:
         close(Lambda.sum(), theirs["Lambda"]["sum"], rtol=1e-4)
         assert abs(model.getME("Zt") - Z.T).max() == abs(model.getME("Lambdat") - Lambda.T).max()
 
+    def test_where_theta_stands(self, both):
+        model, theirs = both
+        check_ends(model.getME("Lind") + 1, theirs["getME"]["Lind"])
+        Lambdat, Tp = model.getME("Lambdat"), model.getME("Tp")
+        close(model.theta[model.getME("Lind")], Lambdat.data, rtol=1e-14)
+        np.testing.assert_array_equal(Tp, np.cumsum([0, *model.getME("m_i")]))
+        A, Zt = model.getME("A"), model.getME("Zt")
+        assert abs(A - Lambdat @ Zt).max() == 0
+        parts = model.getME("Ztlist")
+        names = [f"{g}.{x}" for g, effects in model.getME("cnms").items() for x in effects]
+        assert list(parts) == names
+        first, k = next(iter(parts.values())), model.getME("p_i")[0]
+        assert abs(first - Zt[: model.getME("Gp")[1] : k]).max() == 0
+
     def test_the_parts_fit_together(self, both):
         model, _ = both
         X, Z, Lambda = (model.getME(name) for name in ("X", "Z", "Lambda"))

@@ -687,8 +687,9 @@ def test_a_column_that_changed_its_kind(frame: pd.DataFrame) -> None:
 
 def test_splines_extrapolate_with_a_warning(frame: pd.DataFrame) -> None:
     _, labels = design("y ~ bs(x, df = 4) + (1 | g)", frame)
-    with pytest.warns(DataWarning, match=r"bs\(x, df = 4\) is extrapolated in 1 rows"):
+    with pytest.warns(DataWarning, match=r"bs\(x, df = 4\) is extrapolated in 1 rows") as told:
         rows = labels.rebuild(frame.iloc[:2].assign(x=[0.0, 1.5]))
+    assert told[0].filename == __file__  # not where the package found out
     assert np.isfinite(rows.X).all()
 
 

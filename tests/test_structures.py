@@ -196,6 +196,15 @@ def test_names_of_other_parameters():
     assert names == ["Subject.log sd.(Intercept)", "Subject.log sd.Days", "Subject.cor"]
 
 
+def test_theta_is_found_in_lambda_where_it_stands_there():
+    model = fitted("sleep_diag")
+    assert list(model.getME("Lind")) == [0, 1] * 18
+    np.testing.assert_allclose(model.theta[[0, 1] * 18], model.getME("Lambdat").data, rtol=1e-14)
+    for name in ("sleep_cs", "epil_ar1"):
+        with pytest.raises(mlm.ArgumentError, match=r"no Lind of a (cs|ar1)\(\.\.\.\) term"):
+            fitted(name).getME("Lind")
+
+
 def test_update_knows_structured_terms():
     model = fitted("epil_diag")
     changed = model.update(". ~ . - diag(0 + visit | subject) + (1 | subject)")

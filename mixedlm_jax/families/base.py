@@ -9,7 +9,7 @@ be a static argument of a compiled program.
 The base measure holds what depends on neither eta nor phi, and is evaluated once a fit.
 `phi` holds unconstrained coordinates of the dispersion and shape parameters that are estimated (log
 sigma), in the order of `dispersion_names`; each of phi[0], phi[1] is a number or one a row. A shape
-that was given to the family is no part of phi. `dispersion` gives the natural scale.
+that was given to the family is no part of phi. `Parameter.natural` gives the natural scale.
 `sample` draws responses and takes the same arguments as `log_density`, a key in place of y.
 `precision` divides the dispersion: prior weights of exponential dispersion families (Gaussian
 variance sigma^2 / w). Other families see no weight: it multiplies their log-density from outside.
@@ -168,13 +168,11 @@ class Family:
             for name, part in self.parameters.items()
         )
 
-    def dispersion(self, phi: Array) -> Array:
-        """phi on its natural scale, named by `dispersion_names`."""
-        parts = [self.parameters[name].natural(x) for name, x in self._named(phi)]
-        return jnp.stack(parts) if parts else phi
-
     def unconstrained(self, dispersion: np.ndarray) -> np.ndarray:
-        """The inverse of `dispersion` (NumPy); not finite for values that cannot be."""
+        """phi of the natural values of the parameters that are estimated (NumPy).
+
+        Not finite for values that cannot be.
+        """
         parts = [self.parameters[name].coordinate(x) for name, x in self._named(dispersion)]
         return np.array(parts, float) if parts else dispersion
 
