@@ -19,6 +19,7 @@ from mixedlm_jax.api import (
     check_overdispersion,
     check_zero_inflation,
     checkConv,
+    fit_many,
     glmer,
     glmer_nb,
 )
@@ -48,6 +49,7 @@ from mixedlm_jax.errors import (
     SingularFitWarning,
     StoreWarning,
 )
+from mixedlm_jax.fits import Fits
 from mixedlm_jax.model import GlmerResult
 
 __version__ = "0.1.0"
@@ -58,6 +60,7 @@ __all__ = [
     "DataError",
     "DataWarning",
     "FitError",
+    "Fits",
     "FormulaError",
     "GlmerControl",
     "GlmerResult",
@@ -71,6 +74,7 @@ __all__ = [
     "check_zero_inflation",
     "datasets",
     "families",
+    "fit_many",
     "glmer",
     "glmer_nb",
     "load_bacteria",

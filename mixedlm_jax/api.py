@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
@@ -18,7 +19,9 @@ from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.dispersion import phi_names
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family, NegativeBinomial, resolve
+from mixedlm_jax.fits import Fits
 from mixedlm_jax.formula import parse
+from mixedlm_jax.many import fit_lanes_of
 from mixedlm_jax.model import GlmerResult, announce, fit_call
 from mixedlm_jax.names import theta_names
 from mixedlm_jax.report import Convergence
@@ -185,6 +188,85 @@ def glmer_nb(
     model = fit_call(call, start=start, verbose=verbose)
     announce(model)
     return model
+
+
+def fit_many(
+    formula: str,
+    data: Any,
+    responses: Any,
+    family: Family | type[Family] | str = "gaussian",
+    *,
+    trials: Any = None,
+    nAGQ: int = 1,
+    weights: Any = None,
+    weights_type: str = "prior",
+    offset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, str] | None = None,
+    ziformula: str | None = None,
+    dispformula: str | None = None,
+    control: GlmerControl | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> Fits:
+    """Fit one design to many responses at once: simulations, genes, imputations.
+
+    All fits take their steps together, on every core and device there is; each ends with its exact
+    Hessian and a verdict of its own. Memory is bounded by blocks of lanes, each of about 32,768
+    rows x fits a core, besides the responses themselves.
+
+    Parameters
+    ----------
+    formula
+        One-sided, `"~ period + (1 | herd)"`.
+    data
+        A pandas or polars frame with the predictors.
+    responses
+        Rows x fits: an array, or a frame whose columns name the fits (genes). Numbers: successes
+        where there are trials. nan is a missing value: that row has weight 0 in that fit.
+    trials
+        A column's name, or one number a row: what successes are out of.
+    checkpoint
+        A folder in which finished blocks are kept, so that a killed run goes on where it stood.
+    progress
+        Show a bar with fits a second: True, False, or None for on a terminal only.
+    family, nAGQ, weights, weights_type, offset, na_action, contrasts, ziformula, dispformula
+        As in `glmer`, as is `control`.
+
+    Returns
+    -------
+    Fits
+        Arrays with one row a fit: beta, theta, phi, se, logLik, ok, code.
+
+    Raises
+    ------
+    FormulaError, DataError, ArgumentError
+        As `glmer`; and `ArgumentError` for responses of another shape, a quasi family, or a
+        checkpoint of another run.
+
+    Examples
+    --------
+    >>> cbpp = mlm.load_cbpp()
+    >>> Y = np.column_stack([cbpp["incidence"], cbpp["size"] - cbpp["incidence"]])
+    >>> fits = mlm.fit_many("~ period + (1 | herd)", cbpp, Y, "binomial", trials="size")
+    >>> print(fits.ok, fits.logLik.round(4))
+    [ True  True] [-92.0263 -92.0263]
+    """
+    arguments = {
+        "family": resolve(family),
+        "nAGQ": nAGQ,
+        "weights": weights,
+        "weights_type": weights_type,
+        "offset": offset,
+        "na_action": na_action,
+        "contrasts": contrasts,
+        "ziformula": ziformula,
+        "dispformula": dispformula,
+        "control": control,
+    }
+    return fit_lanes_of(
+        formula, data, responses, trials, arguments, checkpoint=checkpoint, progress=progress
+    )
 
 
 def checkConv(model: GlmerResult) -> Convergence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from mixedlm_jax.dispersion import (
     natural_at_rows,
 )
 from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning
+from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.getme import get_me
 from mixedlm_jax.inference import standard_errors, wald_intervals
+from mixedlm_jax.many import refit_lanes
 from mixedlm_jax.means import on_scale
 from mixedlm_jax.model_frame import model_frame
 from mixedlm_jax.new_response import with_response
@@ -98,6 +101,41 @@ class GlmerResult(Fitted):
         model = GlmerResult(self.call, design, self.labels, fit, refitted=True)
         announce(model)
         return model
+
+    def refit_many(
+        self,
+        Y: Any,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool | None = None,
+    ) -> Fits:
+        """The same model of many responses, fitted together; each starts at these estimates.
+
+        Parameters
+        ----------
+        Y
+            Rows x fits: an array, or a frame whose columns name the fits, as `simulate` gives it.
+            One row for each row of the data or for each row used; left-hand-side values, in models
+            with trials the successes. nan is a missing value: that row has weight 0 in that fit.
+        checkpoint, progress
+            As in `fit_many`.
+
+        Raises
+        ------
+        ArgumentError
+            For another shape, and for a quasi family.
+        DataError
+            For a response that the family cannot have.
+
+        Examples
+        --------
+        >>> model = mlm.glmer("y ~ trt + (1 | ID)", mlm.load_bacteria(), family="binomial")
+        >>> y = model.getME("y")
+        >>> fits = model.refit_many(np.column_stack([y, 1 - y]))
+        >>> print(fits.ok, bool(np.allclose(fits.beta[0], -fits.beta[1], atol=1e-5)))
+        [ True  True] True
+        """
+        return refit_lanes(self, Y, checkpoint=checkpoint, progress=progress)
 
     def update(
         self,

@@ -79,6 +79,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "rescue",
         "search",
         "fit",
+        "lanes",
+        "lane_starts",
+        "lane_fits",
+        "lane_responses",
+        "checkpoint",
     ),
     "results": (
         "inference.covariance",
@@ -102,7 +107,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "tidy",
         "getme",
     ),
-    "face": ("call", "fitted", "summarise", "model", "api", "datasets", ""),
+    "face": ("call", "fitted", "fits", "many", "summarise", "model", "api", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
@@ -120,6 +125,7 @@ DEFERRED = {
     ("variables", "formulaic.transforms"),
     ("table", "narwhals"),
     ("getme", "scipy.sparse"),
+    ("many", "tqdm"),
     ("adequacy", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
