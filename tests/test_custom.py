@@ -83,9 +83,10 @@ def maxima() -> tuple[pd.DataFrame, CustomFamily]:
     rng = np.random.default_rng(3)
     g, x = np.repeat(np.arange(40), 12), rng.normal(size=480)
     eta = 500.0 + 30.0 * x + 50.0 * rng.normal(size=40)[g]
-    return pd.DataFrame(
-        {"g": g, "x": x, "y": family.sample(jax.random.key(1), eta, [60.0])}
-    ), family
+    with jax.enable_x64(True):
+        one, phi = jnp.ones(480), (jnp.log(60.0),)
+        y = np.asarray(family.sample(jax.random.key(1), jnp.asarray(eta), phi, one, one))
+    return pd.DataFrame({"g": g, "x": x, "y": y}), family
 
 
 def test_known_truth_is_found_from_far_away():
@@ -123,8 +124,14 @@ def test_without_a_variance_what_needs_it_says_so_or_is_left_out():
 
 def test_without_a_sampler_simulation_says_so():
     family = CustomFamily(gumbel, params={"scale": "positive"})
-    with pytest.raises(mlm.ArgumentError, match="sampler="):
-        family.sample(jax.random.key(0), np.zeros(3), [1.0])
+    with pytest.raises(mlm.ArgumentError, match=r"from its density alone.*sampler="):
+        family.sample(jax.random.key(0), jnp.zeros(3), jnp.zeros(1), jnp.ones(3), jnp.ones(3))
+
+
+def test_a_sampler_gives_one_number():
+    family = CustomFamily(gumbel, params={"scale": "positive"}, sampler=lambda *_: jnp.zeros(2))
+    with pytest.raises(mlm.ArgumentError, match=r"shape \(2,\) for one observation"):
+        family.sample(jax.random.key(0), jnp.zeros(3), jnp.zeros(1), jnp.ones(3), jnp.ones(3))
 
 
 @pytest.mark.parametrize(

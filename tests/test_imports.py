@@ -36,6 +36,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "links",
         "families.base",
         "families.loggamma",
+        "families.draws",
         "families.binomial",
         "families.poisson",
         "families.gaussian",

@@ -10,6 +10,7 @@ The base measure holds what depends on neither eta nor phi, and is evaluated onc
 `phi` holds unconstrained coordinates of the dispersion and shape parameters that are estimated (log
 sigma), in the order of `dispersion_names`; each of phi[0], phi[1] is a number or one a row. A shape
 that was given to the family is no part of phi. `dispersion` gives the natural scale.
+`sample` draws responses and takes the same arguments as `log_density`, a key in place of y.
 `precision` divides the dispersion: prior weights of exponential dispersion families (Gaussian
 variance sigma^2 / w). Other families see no weight: it multiplies their log-density from outside.
 """
@@ -214,6 +215,27 @@ class Family:
     def log_base_measure(self, y: Array, trials: Array) -> Array:
         """The part of log f that depends on neither eta nor phi."""
         return jnp.zeros_like(y)
+
+    def sample(
+        self,
+        key: Array,
+        eta: Array,
+        phi: Array,
+        trials: Array,
+        precision: Array,
+    ) -> Array:
+        """Responses drawn at eta (n,), independent between rows: (n,) of eta's dtype.
+
+        key: a JAX random key. The other arguments are those of `log_density`, and so is the
+        distribution: `trials` trials, the dispersion divided by `precision`. Pure, jittable and
+        vmappable over any argument; nan where there is no distribution. A response too near the end
+        of its range for its dtype is the number nearest to that end.
+        Raises `ArgumentError` where the family cannot be drawn from.
+        """
+        raise ArgumentError(
+            f"the {self.name} family cannot be simulated: it has no method `sample`; write one "
+            "that draws what `log_density` gives the density of"
+        )
 
     def in_domain(self, eta: Array) -> Array:
         """Where eta gives a valid distribution (bool)."""
@@ -460,6 +482,12 @@ def bisected(function: Callable[[Array], Array], low: Array, high: Array) -> Arr
 
     low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
     return 0.5 * (low + high)
+
+
+def positive_number(log_y: Array) -> Array:
+    """exp(log_y) for draws of positive responses, which stay positive and finite."""
+    ends = jnp.finfo(log_y.dtype)
+    return jnp.clip(jnp.exp(log_y), ends.tiny, ends.max)
 
 
 def exp_less_one(x: Array) -> Array:

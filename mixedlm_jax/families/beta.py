@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixedlm_jax.arrays import Array
 from mixedlm_jax.families.base import Family, Parameter, named, require
+from mixedlm_jax.families.draws import log_of_gamma
 from mixedlm_jax.families.loggamma import HALF_LOG_2PI, binet
 
 
@@ -43,6 +46,12 @@ class Beta(Family):
     def log_base_measure(self, y, trials):
         return -jnp.log(y) - jnp.log1p(-y) - HALF_LOG_2PI
 
+    def sample(self, key, eta, phi, trials, precision):
+        (log_phi,) = self.coordinates(phi)
+        log_odds = beta_log_odds(key, self.link, eta, log_phi)
+        half = 0.5 * jnp.finfo(eta.dtype).eps
+        return jnp.clip(jax.nn.sigmoid(log_odds), jnp.finfo(eta.dtype).tiny, 1.0 - half)
+
     def variance(self, mu, dispersion):
         return mu * (1.0 - mu) / (1.0 + self.shapes(dispersion)[0])
 
@@ -63,3 +72,10 @@ class Beta(Family):
         inside = np.average(mu * (1.0 - mu), weights=weights)
         spread = np.average((y - mu) ** 2, weights=weights)
         return {"phi": np.clip(inside / max(spread, 1e-12) - 1.0, 0.5, 1e4)}
+
+
+def beta_log_odds(key: Array, link: Any, eta: Array, log_phi: Array) -> Array:
+    """log(y / (1 - y)) for draws y of Beta(mu phi, (1 - mu) phi): of two Gamma variables' ratio."""
+    of_a, of_b = jax.random.split(key)
+    log_a, log_b = log_phi + link.log_inverse(eta), log_phi + link.log_complement(eta)
+    return log_of_gamma(of_a, jnp.exp(log_a)) - log_of_gamma(of_b, jnp.exp(log_b))

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.families.base import LIMIT, Family, Parameter, named, require_successes
+from mixedlm_jax.families.beta import beta_log_odds
+from mixedlm_jax.families.draws import binomial
 from mixedlm_jax.families.loggamma import log_rising
 
 
@@ -48,6 +50,12 @@ class BetaBinomial(Family):
     def log_base_measure(self, y, trials):
         lgamma = jax.lax.lgamma
         return lgamma(trials + 1.0) - lgamma(y + 1.0) - lgamma(trials - y + 1.0)
+
+    def sample(self, key, eta, phi, trials, precision):
+        (log_phi,) = self.coordinates(phi)
+        of_chance, of_count = jax.random.split(key)
+        log_odds = beta_log_odds(of_chance, self.link, eta, log_phi)
+        return binomial(of_count, trials, jax.nn.sigmoid(log_odds), jax.nn.sigmoid(-log_odds))
 
     def variance(self, mu, dispersion):
         # of a success in one trial; more trials are not independent, which V leaves out as R's does

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.families.base import Family, require_successes, xlogy
+from mixedlm_jax.families.draws import binomial
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Binomial(Family):
     def log_base_measure(self, y, trials):
         lgamma = jax.lax.lgamma
         return lgamma(trials + 1.0) - lgamma(y + 1.0) - lgamma(trials - y + 1.0)
+
+    def sample(self, key, eta, phi, trials, precision):
+        failure = jnp.exp(self.link.log_complement(eta))
+        return binomial(key, trials, self.link.inverse(eta), failure)
 
     def in_domain(self, eta):
         return eta < 0.0 if self.link.name == "log" else super().in_domain(eta)

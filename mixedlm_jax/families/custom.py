@@ -177,24 +177,26 @@ class CustomFamily(Family):
             top = jnp.fmax(far_out(place), far_out(0.99 * place))
             return 2.0 * np.asarray(jnp.fmax(top, here) - here)
 
-    def sample(self, key: Array, eta: Any, dispersion: Any = ()) -> np.ndarray:
-        """Responses drawn at eta (n,), by the sampler.
-
-        key: a JAX random key. dispersion: the parameters on their natural scale, in order.
-        Raises `ArgumentError` where the family has no sampler.
-        """
+    def sample(self, key, eta, phi, trials, precision):
         if self.sampler is None:
             raise ArgumentError(
                 f"the {self.name} family cannot be simulated from its density alone: give "
                 "CustomFamily(..., sampler=) a function of (key, eta, phi)"
             )
-        with jax.enable_x64(True):
-            point = jnp.asarray(eta, float)
-            keys = jax.random.split(key, len(point))
-            values = self._by_name(jnp.asarray(value, float) for value in dispersion)
-            sampler = self.sampler
-            draw = jax.vmap(lambda own, at: sampler(own, at, values))
-            return np.asarray(draw(keys, point), float)
+        natural = [part.natural(phi[j]) for j, part in enumerate(self.parameters.values())]
+        rows = [jnp.broadcast_to(value, jnp.shape(eta)) for value in natural]
+        sampler = self.sampler
+
+        def draw(own: Array, point: Array, *values: Array) -> Array:
+            drawn = jnp.asarray(sampler(own, point, self._by_name(values)))
+            if drawn.shape:
+                raise ArgumentError(
+                    f"the sampler of the {self.name} family gave shape {drawn.shape} for one "
+                    "observation; give a function of (key, eta, phi) that returns one number"
+                )
+            return drawn.astype(eta.dtype)
+
+        return jax.vmap(draw)(jax.random.split(key, len(eta)), eta, *rows)
 
     def one_row_per_level(self, trials):
         return "warn" if self.params else "ok"

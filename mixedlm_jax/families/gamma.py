@@ -14,9 +14,11 @@ from mixedlm_jax.families.base import (
     Parameter,
     exp_less_one,
     named,
+    positive_number,
     relative_unit,
     require_positive,
 )
+from mixedlm_jax.families.draws import log_of_gamma
 from mixedlm_jax.families.loggamma import HALF_LOG_2PI, binet
 
 
@@ -51,6 +53,12 @@ class Gamma(Family):
 
     def log_base_measure(self, y, trials):
         return -jnp.log(y)
+
+    def sample(self, key, eta, phi, trials, precision):
+        (log_shape,) = self.coordinates(phi)
+        shape = jnp.exp(log_shape) * precision
+        log_unit = log_of_gamma(key, shape) - jnp.log(shape)
+        return positive_number(self.link.log_inverse(eta) + log_unit)
 
     def expected_information(self, eta, phi, trials, precision):
         (log_shape,) = self.coordinates(phi)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,6 +39,10 @@ class Gaussian(Family):
 
     def log_base_measure(self, y, trials):
         return jnp.full_like(y, -0.5 * np.log(2.0 * np.pi))
+
+    def sample(self, key, eta, phi, trials, precision):
+        noise = jax.random.normal(key, jnp.shape(eta), eta.dtype)
+        return self.link.inverse(eta) + jnp.exp(phi[0]) / jnp.sqrt(precision) * noise
 
     def expected_information(self, eta, phi, trials, precision):
         return self.link.derivative(eta) ** 2 * precision * jnp.exp(-2.0 * phi[0])

@@ -14,9 +14,11 @@ from mixedlm_jax.families.base import (
     Parameter,
     exp_less_one,
     named,
+    positive_number,
     relative_unit,
     require_positive,
 )
+from mixedlm_jax.families.draws import positive_uniform
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,18 @@ class InverseGaussian(Family):
 
     def log_base_measure(self, y, trials):
         return -0.5 * np.log(2.0 * np.pi) - 1.5 * jnp.log(y)
+
+    def sample(self, key, eta, phi, trials, precision):
+        # Michael, Schucany and Haas (1976, The American Statistician 30): a chi-squared variable
+        # has two roots y / mu, one the other's inverse, here in a form that does not cancel
+        (log_phi,) = self.coordinates(phi)
+        of_chi, of_choice = jax.random.split(key)
+        log_mu = self.link.log_inverse(eta)
+        chi = jax.random.normal(of_chi, jnp.shape(eta), eta.dtype) ** 2
+        half = 0.5 * chi * jnp.exp(log_mu + log_phi - jnp.log(precision))
+        log_root = jnp.log1p(half + jnp.sqrt(half) * jnp.sqrt(half + 2.0))
+        smaller = positive_uniform(of_choice, eta) <= jax.nn.sigmoid(log_root)
+        return positive_number(log_mu + jnp.where(smaller, -log_root, log_root))
 
     def expected_information(self, eta, phi, trials, precision):
         (log_phi,) = self.coordinates(phi)

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.families.base import Family, Parameter, named, relative_unit, require_positive
+from mixedlm_jax.families.base import (
+    Family,
+    Parameter,
+    named,
+    positive_number,
+    relative_unit,
+    require_positive,
+)
 from mixedlm_jax.families.loggamma import HALF_LOG_2PI
 
 
@@ -41,6 +48,12 @@ class LogNormal(Family):
 
     def log_base_measure(self, y, trials):
         return -jnp.log(y) - HALF_LOG_2PI
+
+    def sample(self, key, eta, phi, trials, precision):
+        (log_sigma,) = self.coordinates(phi)
+        sigma = jnp.exp(log_sigma)
+        z = jax.random.normal(key, jnp.shape(eta), eta.dtype) - 0.5 * sigma
+        return positive_number(self.link.log_inverse(eta) + sigma * z)
 
     def expected_information(self, eta, phi, trials, precision):
         (log_sigma,) = self.coordinates(phi)

@@ -18,6 +18,7 @@ from mixedlm_jax.families.base import (
     require_counts,
     xlogy,
 )
+from mixedlm_jax.families.draws import log_of_gamma, poisson
 from mixedlm_jax.families.loggamma import log_rising
 from mixedlm_jax.links import softplus
 
@@ -53,6 +54,14 @@ class NegativeBinomial(Family):
 
     def log_base_measure(self, y, trials):
         return -jax.lax.lgamma(y + 1.0)
+
+    def sample(self, key, eta, phi, trials, precision):
+        # a Poisson count whose mean is a Gamma variable of shape theta
+        (log_theta,) = self.coordinates(phi)
+        of_rate, of_count = jax.random.split(key)
+        theta = jnp.broadcast_to(jnp.exp(log_theta), jnp.shape(eta))
+        log_unit = log_of_gamma(of_rate, theta) - log_theta
+        return poisson(of_count, jnp.exp(self.link.log_inverse(eta) + log_unit))
 
     def expected_information(self, eta, phi, trials, precision):
         # (dmu/deta)^2 / (mu + mu^2 / theta)
@@ -116,6 +125,13 @@ class NegativeBinomial1(Family):
 
     def log_base_measure(self, y, trials):
         return -jax.lax.lgamma(y + 1.0)
+
+    def sample(self, key, eta, phi, trials, precision):
+        # a Poisson count whose mean is a Gamma variable of shape mu / phi
+        (log_phi,) = self.coordinates(phi)
+        of_rate, of_count = jax.random.split(key)
+        shape = jnp.exp(self.link.log_inverse(eta) - log_phi)
+        return poisson(of_count, jnp.exp(log_of_gamma(of_rate, shape) + log_phi))
 
     def variance(self, mu, dispersion):
         return mu * (1.0 + self.shapes(dispersion)[0])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.families.base import Family, bounded_below, require_counts, xlogy
+from mixedlm_jax.families.draws import poisson
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Poisson(Family):
 
     def log_base_measure(self, y, trials):
         return -jax.lax.lgamma(y + 1.0)
+
+    def sample(self, key, eta, phi, trials, precision):
+        return poisson(key, self.link.inverse(eta))
 
     def expected_information(self, eta, phi, trials, precision):
         # (dmu/deta)^2 / mu as a product of derivatives of mu and log mu: its square may overflow

@@ -167,6 +167,12 @@ class QuasiFamily(Family):
         start = self._scale.place(self._near(jnp.asarray(y, t.dtype), trials))
         return _quasi_likelihood(self, _PANELS, t, start, y, trials)
 
+    def sample(self, key, eta, phi, trials, precision):
+        raise ArgumentError(
+            "quasi-likelihood cannot be simulated: it gives a mean and a variance, and no "
+            "distribution to draw from; fit a family such as BetaBinomial or NegativeBinomial"
+        )
+
     def _near(self, y: Array, trials: Array) -> Array:
         """A mean near each y, inside the range: where the integral of a row begins."""
         if self._scale is UNIT:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.families.base import LIMIT, Family, Parameter, named
+from mixedlm_jax.families.draws import log_of_gamma
 from mixedlm_jax.families.loggamma import HALF_LOG_2PI, log_rising
 
 _FAR = 1e40  # beyond it 1 + z^2 is z^2, whose powers in derivatives may overflow
@@ -57,6 +59,16 @@ class StudentT(Family):
         # mu^2 may overflow, its logarithm does not
         log_mu = self.link.log_inverse(eta)
         return log_mu + jnp.log(jnp.abs(1.0 - y * jnp.exp(-log_mu)))
+
+    def sample(self, key, eta, phi, trials, precision):
+        # a normal variable over the root of a Gamma variable of mean 1 and shape df / 2
+        log_sigma, log_df = self.coordinates(phi)
+        of_z, of_scale = jax.random.split(key)
+        half = jnp.broadcast_to(0.5 * jnp.exp(log_df), jnp.shape(eta))
+        log_scale = log_sigma - 0.5 * (log_of_gamma(of_scale, half) - jnp.log(half))
+        z = jax.random.normal(of_z, jnp.shape(eta), eta.dtype)
+        limit = jnp.finfo(eta.dtype).max
+        return jnp.clip(self.link.inverse(eta) + jnp.exp(log_scale) * z, -limit, limit)
 
     def expected_information(self, eta, phi, trials, precision):
         log_sigma, log_df = self.coordinates(phi)

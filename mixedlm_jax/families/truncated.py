@@ -19,6 +19,7 @@ from mixedlm_jax.families.base import (
     require,
     require_counts,
 )
+from mixedlm_jax.families.draws import log_of_gamma, poisson, positive_uniform
 from mixedlm_jax.families.loggamma import log_rising
 from mixedlm_jax.families.negative_binomial import moment_theta
 from mixedlm_jax.links import LINKS, softplus
@@ -27,6 +28,12 @@ from mixedlm_jax.links import LINKS, softplus
 def log_positive(log_rate: Array) -> Array:
     """log(1 - exp(-T)) from log T: the chance of a count that is not 0."""
     return LINKS["cloglog"]().log_inverse(log_rate)
+
+
+def _first_event(key: Array, end: Array) -> Array:
+    """When a unit Poisson process has its first event, given that it has one before `end`."""
+    u = positive_uniform(key, end)
+    return jnp.minimum(-jnp.log1p(u * jnp.expm1(-end)), end)
 
 
 def _log_softplus(x: Array) -> Array:
@@ -65,6 +72,12 @@ class TruncatedPoisson(Family):
 
     def log_base_measure(self, y, trials):
         return -jax.lax.lgamma(y + 1.0)
+
+    def sample(self, key, eta, phi, trials, precision):
+        # the first event of a Poisson process before mu, and as many more as come after it
+        of_first, of_rest = jax.random.split(key)
+        mean = self.link.inverse(eta)
+        return 1.0 + poisson(of_rest, mean - _first_event(of_first, mean))
 
     def expected_information(self, eta, phi, trials, precision):
         # the score is dlog(mu)/deta (y - E(y))
@@ -124,6 +137,22 @@ class TruncatedNegativeBinomial(Family):
 
     def log_base_measure(self, y, trials):
         return -jax.lax.lgamma(y + 1.0)
+
+    def sample(self, key, eta, phi, trials, precision):
+        # events at rate r = log(1 + mu / theta) up to time theta, each of a logarithmic size of
+        # parameter mu / (mu + theta); what comes after the first is negative binomial with the
+        # shape theta less its time. The size is Kemp's (1981, Applied Statistics 30, algorithm LK)
+        (log_theta,) = self.coordinates(phi)
+        of_first, of_size, of_rate, of_count = jax.random.split(key, 4)
+        log_theta = jnp.broadcast_to(log_theta, jnp.shape(eta))
+        ratio = self.link.log_inverse(eta) - log_theta
+        rate, theta = softplus(ratio), jnp.exp(log_theta)
+        left = 1.0 - _first_event(of_first, theta * rate) / (theta * rate)
+        of_u, of_v = jax.random.split(of_size)
+        log_q = log_positive(jnp.log(positive_uniform(of_u, eta)) + jnp.log(rate))
+        size = 1.0 + jnp.floor(jnp.log(positive_uniform(of_v, eta)) / log_q)
+        log_rest = log_of_gamma(of_rate, theta * left) + ratio
+        return size + poisson(of_count, jnp.exp(log_rest))
 
     def expected_information(self, eta, phi, trials, precision):
         # the score is dlog(mu)/deta (y - E(y)) / (1 + mu / theta); with a = mu / (1 + mu / theta)

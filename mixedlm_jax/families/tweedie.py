@@ -18,6 +18,7 @@ from mixedlm_jax.families.base import (
     relative_unit,
     require,
 )
+from mixedlm_jax.families.draws import log_of_gamma, poisson
 from mixedlm_jax.families.loggamma import log_gamma
 from mixedlm_jax.links import softplus
 
@@ -60,6 +61,20 @@ class Tweedie(Family):
 
     def log_base_measure(self, y, trials):
         return -jnp.log(jnp.where(y > 0, y, 1.0))
+
+    def sample(self, key, eta, phi, trials, precision):
+        # a Poisson number N of Gamma variables of shape (2 - p) / (p - 1), whose sum is one Gamma
+        # variable (Dunn and Smyth 2005, equation 2)
+        log_phi, coordinate = self.coordinates(phi)
+        log_phi = log_phi - jnp.log(precision)
+        low, high = -softplus(-jnp.asarray(coordinate)), -softplus(jnp.asarray(coordinate))
+        log_mu = self.link.log_inverse(eta)
+        of_number, of_sum = jax.random.split(key)
+        number = poisson(of_number, jnp.exp(jnp.exp(high) * log_mu - high - log_phi))
+        some = number != 0
+        shape = jnp.where(some, number, 1.0) * jnp.exp(high - low)
+        log_unit = log_phi + low + jnp.exp(low) * log_mu
+        return jnp.where(some, jnp.exp(log_of_gamma(of_sum, shape) + log_unit), 0.0)
 
     def expected_information(self, eta, phi, trials, precision):
         log_phi, coordinate = self.coordinates(phi)

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families.base import LIMIT, Family, Parameter
+from mixedlm_jax.families.draws import positive_uniform
 from mixedlm_jax.links import softplus
 
 ZERO = "zi"
@@ -74,6 +76,12 @@ class ZeroInflated(Family):
     def log_base_measure(self, y, trials):
         zero = y == 0.0
         return jnp.where(zero, 0.0, self.base.log_base_measure(jnp.where(zero, 1.0, y), trials))
+
+    def sample(self, key, eta, phi, trials, precision):
+        of_zero, of_base = jax.random.split(key)
+        y = self.base.sample(of_base, eta, phi[:-1], trials, precision)
+        structural = positive_uniform(of_zero, eta) <= jax.nn.sigmoid(phi[-1])
+        return jnp.where(structural, 0.0, y)
 
     def in_domain(self, eta):
         return self.base.in_domain(eta)
