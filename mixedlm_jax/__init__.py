@@ -15,13 +15,19 @@ from __future__ import annotations
 
 from mixedlm_jax import datasets, families
 from mixedlm_jax.api import (
+    bootMer,
     check_laplace,
     check_overdispersion,
     check_zero_inflation,
     checkConv,
+    extend,
     fit_many,
     glmer,
     glmer_nb,
+    pool,
+    powerCurve,
+    powerSim,
+    simulate_formula,
 )
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.datasets import (
@@ -68,11 +74,13 @@ __all__ = [
     "MixedlmWarning",
     "SingularFitWarning",
     "StoreWarning",
+    "bootMer",
     "checkConv",
     "check_laplace",
     "check_overdispersion",
     "check_zero_inflation",
     "datasets",
+    "extend",
     "families",
     "fit_many",
     "glmer",
@@ -88,4 +96,8 @@ __all__ = [
     "load_sleepstudy",
     "load_toenail",
     "load_verbagg",
+    "pool",
+    "powerCurve",
+    "powerSim",
+    "simulate_formula",
 ]

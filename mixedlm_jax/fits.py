@@ -22,14 +22,17 @@ class Fits:
     ----------
     index
         What the fits are called: the columns of a frame of responses, or numbers from 0.
-    fixed, theta_names, phi_names
-        Names of the columns of beta, theta and phi.
+    fixed, theta_names, phi_names, component_names
+        Names of the columns of beta, theta, phi and components.
     beta
         (fits, p) fixed effects, on the scale of the linear predictor.
     theta
         (fits, q) covariance parameters as `GlmerResult.theta`: relative to sigma for the Gaussian.
     phi
         (fits, r) dispersion parameters on their natural scale, or coefficients of their predictors.
+    components
+        (fits, m) standard deviations and correlations of the random effects, on the scale of the
+        linear predictor; a correlation with an effect of standard deviation 0 is nan.
     vcov
         (fits, d, d) covariance of (theta, beta, phi) from the exact Hessian; nan for parameters on
         their boundary or at their limit.
@@ -53,9 +56,11 @@ class Fits:
     fixed: tuple[str, ...]
     theta_names: tuple[str, ...]
     phi_names: tuple[str, ...]
+    component_names: tuple[str, ...]
     beta: np.ndarray
     theta: np.ndarray
     phi: np.ndarray
+    components: np.ndarray
     vcov: np.ndarray
     logLik: np.ndarray
     ok: np.ndarray
@@ -81,13 +86,10 @@ class Fits:
         return len(self.logLik)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a fit: estimates by name, `se.<name>`, logLik, ok, code and its message."""
+        """One row a fit: fixed effects and `se.<name>`, sd and cor, dispersion, logLik, verdict."""
         columns: dict[str, np.ndarray] = dict(zip(self.fixed, self.beta.T, strict=True))
         columns |= {f"se.{name}": se for name, se in zip(self.fixed, self.se.T, strict=True)}
-        columns |= {
-            f"theta.{name}": values
-            for name, values in zip(self.theta_names, self.theta.T, strict=True)
-        }
+        columns |= dict(zip(self.component_names, self.components.T, strict=True))
         columns |= dict(zip(self.phi_names, self.phi.T, strict=True))
         columns |= {"logLik": self.logLik, "ok": self.ok, "code": self.code}
         frame = pd.DataFrame(columns, index=self.index)

@@ -14,10 +14,14 @@ from mixedlm_jax.lanes import Responses
 
 
 class CheckedResponses(NamedTuple):
-    """Responses of `padded` rows, one row a lane, and which lanes can be fitted (lanes,)."""
+    """Responses of `padded` rows, one row a lane.
+
+    usable: which lanes can be fitted (lanes,). nobs: rows that count in each (lanes,).
+    """
 
     responses: Responses
     usable: np.ndarray
+    nobs: np.ndarray
 
 
 def check_responses(
@@ -70,4 +74,5 @@ def check_responses(
             ends=ends if np.any(ends) else None,
         ),
         usable,
+        np.sum(valid, axis=1),
     )

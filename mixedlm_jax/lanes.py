@@ -9,6 +9,7 @@ full; its width is chosen so that what it holds fits a processor's cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.compiled import program
 from mixedlm_jax.covariance import STRUCTURES
+from mixedlm_jax.dispersion import Matrices
 from mixedlm_jax.modes import joint_hessian
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import MIN_LENGTH, Search, advance
@@ -45,6 +47,26 @@ ARRIVED = 1e-9
 _MAX_EVALUATIONS = 100
 
 
+class OwnRows(NamedTuple):
+    """The rows of a lane that has a design of its own, with one grouping factor."""
+
+    X: Array  # (n, p)
+    Z: Array  # (k, n)
+    level: Array  # (n,)
+    offset: Array  # (n,)
+    phi_matrices: Matrices
+
+    def of(self, problem: Problem) -> Problem:
+        """The problem of these rows."""
+        return problem.replace(
+            X=self.X,
+            Z=(self.Z,),
+            offset=self.offset,
+            plan=replace(problem.plan, levels=(self.level,)),
+            phi_matrices=self.phi_matrices,
+        )
+
+
 class Responses(NamedTuple):
     """What differs between lanes, one row a lane (lanes, n); None where all lanes share it.
 
@@ -56,10 +78,13 @@ class Responses(NamedTuple):
     trials: Array | None = None
     weights: Array | None = None
     ends: Array | None = None
+    rows: OwnRows | None = None
 
     def of(self, problem: Problem) -> Problem:
         """The problem of one lane, from that lane's rows (n,)."""
         own = {"y": self.y, "trials": self.trials, "weights": self.weights}
+        if self.rows is not None:
+            problem = self.rows.of(problem)
         return problem.replace(**{name: rows for name, rows in own.items() if rows is not None})
 
 

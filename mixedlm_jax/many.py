@@ -23,20 +23,20 @@ from mixedlm_jax.climb import first_search
 from mixedlm_jax.compiled import source_version
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels
-from mixedlm_jax.dispersion import phi_names
+from mixedlm_jax.dispersion import coordinates, phi_names
 from mixedlm_jax.errors import ArgumentError, Code, FormulaError
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.formula import parse
-from mixedlm_jax.inference import point_of
+from mixedlm_jax.inference import lane_components, point_of
 from mixedlm_jax.lane_fits import LaneFits, Shared, fit_lanes
-from mixedlm_jax.lane_responses import check_responses
+from mixedlm_jax.lane_responses import CheckedResponses, check_responses
 from mixedlm_jax.lane_starts import rough_starts, starts_at
 from mixedlm_jax.lanes import AXIS, Responses, lane_slice, lane_update
 from mixedlm_jax.modes import JointModes
-from mixedlm_jax.names import theta_names
+from mixedlm_jax.names import component_names, theta_names
 from mixedlm_jax.optimize import Search, begin
 from mixedlm_jax.problem import Params, Problem, make_problem
 from mixedlm_jax.response import has_trials
@@ -69,8 +69,40 @@ def refit_lanes(
             f"the data, or of the {int(kept.sum())} rows used"
         )
     y = _successes(model, y)
+    checked = check_responses(model.design, model.family, y, index.to_numpy())
     start = _AtModel(model.design, model.family, model.fit)
-    return _fits(model.call, model.design, model.labels, y, index, start, checkpoint, progress)
+    return _fits(
+        model.call, model.design, model.labels, checked, index, start, checkpoint, progress
+    )
+
+
+def fits_of(model: Fitted, checked: CheckedResponses, *, progress: bool | None = None) -> Fits:
+    """A model fitted to lanes that are ready, each search starting at the model's estimates."""
+    start = _AtModel(model.design, model.family, model.fit)
+    index = pd.RangeIndex(len(checked.usable))
+    return _fits(model.call, model.design, model.labels, checked, index, start, None, progress)
+
+
+def as_fits(model: Fitted) -> Fits:
+    """A model as the only one of many fits."""
+    fit = model.fit
+    separated = np.isin(np.arange(len(fit.beta)), fit.verdict.separated)
+    alone = LaneFits(
+        theta=fit.theta,
+        beta=fit.beta,
+        phi=fit.phi,
+        vcov=fit.vcov,
+        log_likelihood=np.asarray(fit.log_likelihood),
+        ok=np.asarray(fit.verdict.ok),
+        code=np.asarray(fit.verdict.code, np.int8),
+        separated=separated,
+        rescued=np.asarray(False),
+    )
+    with jax.enable_x64(True):
+        given = make_problem(padded(model.design), model.family)
+        found = LaneFits(*(np.asarray(part)[None] for part in alone))
+        nobs = np.array([model.nobs])
+        return _record(model.call, model.design, model.labels, given, found, nobs, pd.RangeIndex(1))
 
 
 def fit_lanes_of(
@@ -108,7 +140,8 @@ def fit_lanes_of(
         frame[left.rpartition(" ")[2]] = table.argument("trials", trials)
     call = Call(parse(f"{left} {formula}"), frame, **arguments)
     design, labels = call.build()
-    return _fits(call, design, labels, y[:, labels.kept], index, _Rough(), checkpoint, progress)
+    checked = check_responses(design, call.family, y[:, labels.kept], index.to_numpy())
+    return _fits(call, design, labels, checked, index, _Rough(), checkpoint, progress)
 
 
 def _lanes(Y: Any) -> tuple[np.ndarray, pd.Index]:
@@ -205,7 +238,7 @@ def _fits(
     call: Call,
     design: Design,
     labels: Labels,
-    y: np.ndarray,
+    checked: CheckedResponses,
     index: pd.Index,
     start: _AtModel | _Rough,
     folder: str | os.PathLike[str] | None,
@@ -216,18 +249,33 @@ def _fits(
             "many fits at once are by maximum likelihood, and a quasi family has none: give a "
             "family with a distribution"
         )
-    checked = check_responses(design, call.family, y, index.to_numpy())
     control = call.control or GlmerControl()
     with single_blas_thread(), jax.enable_x64(True):
         given = make_problem(padded(design), call.family, information=control.information)
         shared = Shared.of(given, int(call.nAGQ), control, _mesh())
         run = _Run(shared, checked.responses, checked.usable, start, folder, progress)
         found = run.results()
+        return _record(call, design, labels, given, found, checked.nobs, index)
+
+
+def _record(
+    call: Call,
+    design: Design,
+    labels: Labels,
+    problem: Problem,
+    found: LaneFits,
+    nobs: np.ndarray,
+    index: pd.Index,
+) -> Fits:
+    """What was found, with names and with the components of the random effects."""
+    phi = coordinates(call.family, problem.phi_matrices, found.phi)
     return Fits(
         index=index,
         fixed=labels.fixed,
         theta_names=tuple(theta_names(design, labels)),
         phi_names=phi_names(call.family, labels.parts),
+        component_names=tuple(component_names(design, labels)),
+        components=np.array(lane_components(problem, found.theta, phi)),
         beta=found.beta,
         theta=found.theta,
         phi=found.phi,
@@ -237,7 +285,7 @@ def _fits(
         code=found.code,
         separated=found.separated,
         rescued=found.rescued,
-        nobs=np.sum((design.weights > 0) & ~np.isnan(y), axis=1),
+        nobs=nobs,
     )
 
 

@@ -28,6 +28,7 @@ from mixedlm_jax.predict import check_scale, linear_predictor, spread
 from mixedlm_jax.ranef import RanEf, check_cond_var, coefficients, mode_frames
 from mixedlm_jax.recipe import NewRows
 from mixedlm_jax.report import Summary
+from mixedlm_jax.scenario import simulate_model
 from mixedlm_jax.summarise import summarise
 from mixedlm_jax.tidy import (
     chosen_effects,
@@ -101,6 +102,48 @@ class GlmerResult(Fitted):
         model = GlmerResult(self.call, design, self.labels, fit, refitted=True)
         announce(model)
         return model
+
+    def simulate(
+        self,
+        nsim: int = 1,
+        seed: int | None = None,
+        re_form: str | None = "~0",
+        newparams: Mapping[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Responses drawn from the model, rows used x nsim, columns `sim_1`, `sim_2`, ...
+
+        Parameters
+        ----------
+        nsim
+            Number of replicates.
+        seed
+            A whole number that decides what is drawn; None for fresh draws. Replicate i is the same
+            however many there are.
+        re_form
+            Random effects to keep as they were estimated: none by default, all are drawn anew; None
+            keeps all, "~(1 | g)" those.
+        newparams
+            Parameters in place of the estimates: any of theta, beta and phi (dispersion on its
+            natural scale), arrays or dicts by name.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Left-hand sides: successes where the formula names trials, else as the response was.
+
+        Raises
+        ------
+        ArgumentError
+            For arguments outside the values they may take, and for a family that cannot be drawn
+            from: a quasi family, or a custom one without a sampler.
+
+        Examples
+        --------
+        >>> model = mlm.glmer("y ~ trt + (1 | ID)", mlm.load_bacteria(), family="binomial")
+        >>> model.simulate(3, seed=1).shape
+        (220, 3)
+        """
+        return simulate_model(self, nsim, seed, re_form, newparams)
 
     def refit_many(
         self,

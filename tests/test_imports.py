@@ -108,7 +108,22 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "tidy",
         "getme",
     ),
-    "face": ("call", "fitted", "fits", "many", "summarise", "model", "api", "datasets", ""),
+    "many fits": ("simulate", "fits"),
+    "face": (
+        "call",
+        "fitted",
+        "many",
+        "resampling",
+        "scenario",
+        "bootstrap",
+        "power",
+        "pooling",
+        "summarise",
+        "model",
+        "api",
+        "datasets",
+        "",
+    ),
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
@@ -127,6 +142,9 @@ DEFERRED = {
     ("table", "narwhals"),
     ("getme", "scipy.sparse"),
     ("many", "tqdm"),
+    ("pooling", "scipy.special"),
+    ("power", "scipy.special"),
+    ("power", "matplotlib.pyplot"),
     ("adequacy", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
