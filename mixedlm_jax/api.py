@@ -332,7 +332,8 @@ def simulate_formula(
     Examples
     --------
     >>> frame = pd.DataFrame({"x": np.tile([0.0, 1.0], 30), "g": np.repeat(np.arange(20), 3)})
-    >>> y = mlm.simulate_formula("~ x + (1 | g)", frame, "poisson", beta=[1, .5], theta=[.3], seed=1)
+    >>> formula, beta = "~ x + (1 | g)", [1.0, 0.5]
+    >>> y = mlm.simulate_formula(formula, frame, "poisson", beta=beta, theta=[0.3], seed=1)
     >>> print(y.shape, bool((y >= 0).all().all()))
     (60, 1) True
     """

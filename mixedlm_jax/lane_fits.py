@@ -76,15 +76,21 @@ class Shared:
     back: np.ndarray
     control: GlmerControl
     mesh: Mesh | None = None
+    most: int = 2**30
 
     @classmethod
     def of(
-        cls, given: Problem, nAGQ: int, control: GlmerControl, mesh: Mesh | None = None
+        cls,
+        given: Problem,
+        nAGQ: int,
+        control: GlmerControl,
+        mesh: Mesh | None = None,
+        most: int = 2**30,
     ) -> Shared:
         """What lanes of a problem share. Raises `ArgumentError` for an nAGQ it does not allow."""
         objective_for(nAGQ).check(given)
         problem, back = conditioned(given)
-        return cls(nAGQ, given, problem, back, control, mesh)
+        return cls(nAGQ, given, problem, back, control, mesh, most)
 
     @property
     def objective(self) -> Objective:
@@ -95,7 +101,8 @@ class Shared:
     def width(self) -> int:
         """How many lanes take a step together."""
         devices = 1 if self.mesh is None else self.mesh.size
-        return devices * width_of(self.objective, self.problem)
+        own = 1 << (-(-self.most // devices) - 1).bit_length()
+        return devices * min(own, width_of(self.objective, self.problem))
 
 
 def fit_lanes(shared: Shared, responses: Responses, searches: Search) -> LaneFits:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mixedlm_jax.bootstrap import OneFit, each
-from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.many import refit_lanes
@@ -193,23 +193,35 @@ def curve_of(
     # every value has replicates of its own
     numbers = [np.arange(count) + count * j for j in range(len(values))]
     if along == "effect_size":
-        name = _effect(model, tested, effect)
+        ground, name = model, _effect(model, tested, effect)
         beta = dict(zip(model.labels.fixed, model.fit.beta, strict=True))
         scenarios = [
             scenario_of(model, {"beta": beta | {name: _number(value)}}) for value in values
         ]
         y = [own.draw(chosen, number) for own, number in zip(scenarios, numbers, strict=True)]
-        # one design: the fits of all values are one batch
-        p = tested.p_values(model, np.concatenate(y), progress)
-        parts = np.split(p, len(values))
     else:
-        parts = []
-        for value, number in zip(values, numbers, strict=True):
-            own = extended(model, along, check_count("values", int(value)), group)
-            drawn = own.draw(chosen, number)
-            parts.append(tested.p_values(fitted_scenario(own), drawn, progress))
+        sizes = [check_count("values", int(value)) for value in values]
+        largest = extended(model, along, max(sizes), group)
+        ground = fitted_scenario(largest)
+        y = [
+            _cut(largest, along, size, largest.draw(chosen, number))
+            for size, number in zip(sizes, numbers, strict=True)
+        ]
+    # one design: the fits of all values are one batch
+    parts = np.split(tested.p_values(ground, np.concatenate(y), progress), len(values))
     powers = tuple(_power(tested, level, part) for part in parts)
     return PowerCurve(along, tuple(map(float, values)), powers)
+
+
+def _cut(largest: Scenario, along: str, size: int, y: np.ndarray) -> np.ndarray:
+    """Responses (replicates, n) of a smaller design: the rows that it lacks are missing."""
+    there = largest.first <= size
+    X = largest.design.X[there]
+    if np.linalg.matrix_rank(X) < X.shape[1]:
+        raise DataError(
+            f"a design of {along}={size} cannot tell all fixed effects apart: give a larger number"
+        )
+    return np.where(there, y, np.nan)
 
 
 def check_alpha(alpha: float) -> float:

@@ -29,13 +29,15 @@ from mixedlm_jax.table import Table
 class Scenario:
     """A design with parameters to simulate from.
 
-    params: theta, beta, and phi in unconstrained coordinates (NumPy).
+    params: theta, beta, and phi in unconstrained coordinates (NumPy). first: of a design that was
+    extended, for each row the size from which on the row is there (n,).
     """
 
     call: Call
     design: Design
     labels: Labels
     params: Params
+    first: np.ndarray | None = None
 
     @property
     def family(self) -> Family:
@@ -112,16 +114,18 @@ def extended(model: Fitted, along: str, n: int, group: str | None = None) -> Sce
     levels = frame[group].astype(str).to_numpy()
     distinct = list(dict.fromkeys(levels))
     rows_of = {level: np.flatnonzero(levels == level) for level in distinct}
-    rows, copies = [], []
+    rows, copies, first = [], [], []
     if along == "n_groups":
         for number in range(n):
             own = rows_of[distinct[number % len(distinct)]]
             rows.append(own)
             copies.append(np.full(len(own), number // len(distinct)))
+            first.append(np.full(len(own), number + 1))
     elif along == "n_per_group":
         for own in rows_of.values():
             rows.append(np.resize(own, n))
             copies.append(np.zeros(n, int))
+            first.append(np.arange(1, n + 1))
     else:
         raise ArgumentError(f"along is {along!r}; choose n_groups or n_per_group")
     row, copy = np.concatenate(rows), np.concatenate(copies)
@@ -146,7 +150,8 @@ def extended(model: Fitted, along: str, n: int, group: str | None = None) -> Sce
     if labels.fixed != model.labels.fixed:
         lost = ", ".join(sorted(set(model.labels.fixed) - set(labels.fixed)))
         raise DataError(f"a design of {along}={n} has no {lost}: give a larger number")
-    return Scenario(call, design, labels, scenario_of(model).params)
+    present = np.concatenate(first)[labels.kept]
+    return Scenario(call, design, labels, scenario_of(model).params, present)
 
 
 def grouping_columns(model: Fitted) -> list[str]:
