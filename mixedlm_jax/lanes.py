@@ -357,9 +357,7 @@ def search_lanes(
     # the first steps of all: they take the most Newton rounds for the modes
     for lanes in batches(len(evaluations), width):
         step(lanes, width)
-    narrow = max(width // 8, 1)
-    if mesh is not None:
-        narrow = max(narrow // mesh.size, 1) * mesh.size
+    narrow = _narrow(objective, problem, width, mesh)
     while True:
         on_the_way = (
             ~(searches.gain < tol)
@@ -372,6 +370,13 @@ def search_lanes(
             return searches.gain < tol
         few = len(lanes) <= narrow
         step(lanes[: narrow if few else width], narrow if few else width)
+
+
+def _narrow(objective: Objective, problem: Problem, width: int, mesh: Mesh | None) -> int:
+    """The width in which the last lanes go on: as it is, where few lanes came at all."""
+    devices = 1 if mesh is None else mesh.size
+    own = width // devices
+    return devices * (max(own // 8, 1) if own == width_of(objective, problem) else own)
 
 
 def lane_endings(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ class Scenario:
     design: Design
     labels: Labels
     params: Params
-    first: np.ndarray | None = None
+    first: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
     @property
     def family(self) -> Family:
