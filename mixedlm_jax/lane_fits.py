@@ -112,6 +112,7 @@ def fit_lanes(shared: Shared, responses: Responses, searches: Search) -> LaneFit
     evaluation, are changed in place.
     """
     objective, problem, mesh, width = shared.objective, shared.problem, shared.mesh, shared.width
+    given_responses, responses = responses, _in_searched_basis(responses, shared.back)
     placed = jax.device_put(problem) if mesh is None else problem
 
     def search(responses: Responses, searches: Search, tol: float) -> None:
@@ -139,14 +140,20 @@ def fit_lanes(shared: Shared, responses: Responses, searches: Search) -> LaneFit
     judged = _judge_clear(problem, found)
     bounded = _is_bounded(problem)
     for lane in map(int, np.flatnonzero(~judged.ok)):
-        response = lane_slice(responses, lane)
-        own, given = response.of(problem), response.of(shared.given)
+        own = lane_slice(responses, lane).of(problem)
+        given = lane_slice(given_responses, lane).of(shared.given)
         ended, known = lane_slice(searches, lane), lane_slice(found, lane)
         _judge_one(shared, own, given, ended, known, judged, lane)
         odd = bounded and not found.longest[lane] <= ODD_SD
         if odd or (not judged.ok[lane] and judged.code[lane] != Code.SEPARATED):
             _rescue(shared, given, judged, lane)
     return judged
+
+
+def _in_searched_basis(responses: Responses, back: np.ndarray) -> Responses:
+    """Responses whose own rows of X, if they have any, go with the beta that is searched over."""
+    rows = responses.rows
+    return responses if rows is None else responses._replace(rows=rows._replace(X=rows.X @ back))
 
 
 def _newton(searches: Search, found: Ending) -> Search:
@@ -167,7 +174,7 @@ def _on_boundary(
 
     Returns the lanes that were changed, in `searches`.
     """
-    vanishing = []
+    vanishing = [np.zeros((len(searches.x), 0), bool)]
     at = 0
     for term in problem.terms:
         k = len(term.columns)
@@ -185,9 +192,11 @@ def _on_boundary(
     x[:, :q] = np.where(zero[lanes], 0.0, x[:, :q])
     before = lane_slice(searches, lanes)
     moved = jax.tree.map(lambda leaf: leaf.copy(), before._replace(x=x, **_unevaluated(before)))
+    moved.inverse[:] = 0.0  # evaluated, and no step taken from there
     search(lane_slice(responses, lanes), moved, np.inf)
     better = moved.value <= before.value + _SAME
     lanes = lanes[better]
+    moved = moved._replace(inverse=before.inverse)
     lane_update(searches, lanes, lane_slice(moved, better))
     return lanes
 
@@ -266,7 +275,8 @@ def _judge_one(
     stopped = "converged" if search.gain < _SETTLED else "stalled"
     outcome = Outcome(problem, search, found.hessian, factors, stopped, 0, ())
     verdict = outcome.verdict()
-    if not verdict.ok or found.reached or not found.condition < SUSPECT_CONDITION:
+    doubtful = not verdict.ok or found.reached or not found.condition < SUSPECT_CONDITION
+    if doubtful and shared.control.check_separation:
         verdict = outcome.verdict(separated_columns(given))
     judged.vcov[lane] = reported_covariance(
         shared.objective,

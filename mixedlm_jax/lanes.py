@@ -36,10 +36,16 @@ from mixedlm_jax.verdict import ALL_BUT
 
 AXIS = "lanes"
 
-# Rows x lanes of a step, and rows x lanes x parameters of a Hessian: what a core's cache holds.
-_STEP_ROWS = 2**15
-_HESSIAN_ROWS = 2**16
+# Rows x lanes of one call, and the lanes of it at most.
+_CALL_ROWS = 2**15
 _MOST_LANES = 256
+# Rows x lanes that a core works on at a time, and rows x lanes x parameters of a Hessian: what its
+# cache holds. Few lanes would leave its vector units idle.
+_STEP_ROWS = 2**12
+_HESSIAN_ROWS = 2**14
+_FEWEST_LANES = 8
+# What an accelerator takes in place of a core: it needs that many rows to be busy.
+_ACCELERATOR = 2**8
 
 _STEPS = 2  # evaluations of a call, after which the host looks who has arrived
 # A lane that is this near (predicted gain, log-likelihood units) is left to the exact Hessian.
@@ -114,9 +120,26 @@ class Ending(NamedTuple):
 
 
 def width_of(objective: Objective, problem: Problem) -> int:
-    """How many lanes take a step together."""
-    rows = len(problem.y) * objective.width(problem)
-    return int(np.clip(1 << (_STEP_ROWS // rows).bit_length() >> 1, 1, _MOST_LANES))
+    """How many lanes one call of a program takes, a power of two."""
+    rows, more = len(problem.y) * objective.width(problem), _capacity()
+    return _power_of_two(more * _CALL_ROWS // rows, more * _MOST_LANES)
+
+
+def _at_once(rows: int, lanes: int, capacity: int) -> int:
+    """How many of the lanes of a call are worked on at a time; divides them."""
+    more = _capacity()
+    own = _power_of_two(more * capacity // rows, more * _MOST_LANES)
+    return min(max(own, _FEWEST_LANES), lanes)
+
+
+def _power_of_two(size: int, most: int) -> int:
+    """The largest power of two that is no larger than either, at least 1."""
+    return int(np.clip(1 << size.bit_length() >> 1, 1, most))
+
+
+def _capacity() -> int:
+    """How much more than a core the default device takes at a time."""
+    return 1 if jax.default_backend() == "cpu" else _ACCELERATOR
 
 
 def on_devices(function: Callable, mesh: Mesh | None, *args: Any) -> Any:
@@ -132,23 +155,28 @@ def on_devices(function: Callable, mesh: Mesh | None, *args: Any) -> Any:
     return spread(*args)
 
 
-@program("objective", "mesh", "steps")
+@program("objective", "mesh", "steps", "at_once")
 def take_steps(
     objective: Objective,
     mesh: Mesh | None,
     steps: int,
+    at_once: int,
     problem: Problem,
     responses: Responses,
     searches: Search,
 ) -> Search:
-    """`steps` steps of every lane."""
+    """`steps` steps of every lane, `at_once` lanes at a time."""
 
     def of_lanes(problem, responses, searches):
         def one(response, search):
             own = response.of(problem)
             return advance(lambda x, aux: objective.evaluate(own, x, aux), search)
 
-        return jax.lax.fori_loop(0, steps, lambda _, at: jax.vmap(one)(responses, at), searches)
+        def some(lanes):
+            own, begun = lanes
+            return jax.lax.fori_loop(0, steps, lambda _, at: jax.vmap(one)(own, at), begun)
+
+        return _in_pieces(some, (responses, searches), at_once)
 
     return on_devices(of_lanes, mesh, problem, responses, searches)
 
@@ -175,26 +203,21 @@ def endings(
             response, search = lane
             return _ending(objective, response.of(problem), back, search, response.ends)
 
-        lanes = (responses, searches)
-        pieces = jax.tree.map(lambda leaf: _folded(leaf, at_once), lanes)
-        return jax.tree.map(_unfolded, jax.lax.map(jax.vmap(one), pieces))
+        return _in_pieces(jax.vmap(one), (responses, searches), at_once)
 
     return on_devices(of_lanes, mesh, (problem, back), responses, searches)
 
 
-def _folded(leaf: Array, size: int) -> Array:
-    """Lanes in pieces of `size`, which divides them."""
-    return leaf.reshape((leaf.shape[0] // size, size, *leaf.shape[1:]))
+def _in_pieces(function: Callable, lanes: Any, size: int) -> Any:
+    """A function of lanes applied to `size` of them at a time, which divides their number."""
 
+    def folded(leaf):
+        return leaf.reshape((leaf.shape[0] // size, size, *leaf.shape[1:]))
 
-def _unfolded(leaf: Array) -> Array:
-    return leaf.reshape((leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]))
+    def unfolded(leaf):
+        return leaf.reshape((leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]))
 
-
-def hessians_at_once(objective: Objective, problem: Problem, d: int) -> int:
-    """How many lanes' Hessians are taken together, a power of two."""
-    rows = len(problem.y) * objective.width(problem) * d
-    return int(np.clip(1 << (_HESSIAN_ROWS // rows).bit_length() >> 1, 1, _MOST_LANES))
+    return jax.tree.map(unfolded, jax.lax.map(function, jax.tree.map(folded, lanes)))
 
 
 def _ending(
@@ -273,11 +296,12 @@ def _effect_sizes(problem: Problem, params: Params) -> _EffectSizes:
         sizes.append(jnp.diagonal(scaled))
         lengths.append(jnp.max(scaled, axis=0))
         longest.append(jnp.sqrt(jnp.max(jnp.sum(scaled**2, axis=1))))
+    none = jnp.zeros(0, params.theta.dtype)  # of a model without random effects
     return _EffectSizes(
-        signs=jnp.concatenate(signs),
-        sizes=jnp.concatenate(sizes),
-        lengths=jnp.concatenate(lengths),
-        longest=jnp.max(jnp.stack(longest)),
+        signs=jnp.concatenate([none, *signs]),
+        sizes=jnp.concatenate([none, *sizes]),
+        lengths=jnp.concatenate([none, *lengths]),
+        longest=jnp.max(jnp.stack([jnp.zeros(()), *longest])),
     )
 
 
@@ -323,6 +347,11 @@ def batches(count: int, width: int) -> Iterator[np.ndarray]:
         yield np.arange(start, min(start + width, count))
 
 
+def problem_rows(problem: Problem, responses: Responses) -> int:
+    """Rows of a lane: those of the problem, or its own."""
+    return len(problem.y) if responses.rows is None else responses.y.shape[1]
+
+
 def search_lanes(
     objective: Objective,
     problem: Problem,
@@ -336,10 +365,12 @@ def search_lanes(
     """Drive every lane until the predicted gain is below `tol`; `searches` is changed in place.
 
     searches: NumPy arrays (lanes, ...), each lane at any point. width: lanes that take a step
-    together; the last few go on in a program of an eighth of it. Returns which lanes arrived
+    in one call; the last few go on in a program of an eighth of it. Returns which lanes arrived
     (lanes,); the others found no way down, or went further than `_MAX_EVALUATIONS`.
     """
     evaluations = np.zeros(len(searches.value), int)
+    rows = problem_rows(problem, responses) * objective.width(problem)
+    devices = 1 if mesh is None else mesh.size
 
     def step(lanes: np.ndarray, width: int) -> None:
         own = filled(lanes, width)
@@ -347,6 +378,7 @@ def search_lanes(
             objective,
             mesh,
             _STEPS,
+            _at_once(rows, width // devices, _STEP_ROWS),
             problem,
             lane_slice(responses, own),
             lane_slice(searches, own),
@@ -392,7 +424,8 @@ def lane_endings(
     """`Ending` of every lane (NumPy, one row a lane)."""
     count, d = searches.x.shape
     devices = 1 if mesh is None else mesh.size
-    at_once = min(hessians_at_once(objective, problem, d), width // devices)
+    rows = problem_rows(problem, responses) * objective.width(problem) * d
+    at_once = _at_once(rows, width // devices, _HESSIAN_ROWS)
     parts = []
     for lanes in batches(count, width):
         own = filled(lanes, width)
