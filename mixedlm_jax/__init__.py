@@ -15,12 +15,19 @@ from __future__ import annotations
 
 from mixedlm_jax import datasets, families
 from mixedlm_jax.api import (
+    bootMer,
     check_laplace,
     check_overdispersion,
     check_zero_inflation,
     checkConv,
+    extend,
+    fit_many,
     glmer,
     glmer_nb,
+    pool,
+    powerCurve,
+    powerSim,
+    simulate_formula,
 )
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.datasets import (
@@ -48,6 +55,7 @@ from mixedlm_jax.errors import (
     SingularFitWarning,
     StoreWarning,
 )
+from mixedlm_jax.fits import Fits
 from mixedlm_jax.model import GlmerResult
 
 __version__ = "0.1.0"
@@ -58,6 +66,7 @@ __all__ = [
     "DataError",
     "DataWarning",
     "FitError",
+    "Fits",
     "FormulaError",
     "GlmerControl",
     "GlmerResult",
@@ -65,12 +74,15 @@ __all__ = [
     "MixedlmWarning",
     "SingularFitWarning",
     "StoreWarning",
+    "bootMer",
     "checkConv",
     "check_laplace",
     "check_overdispersion",
     "check_zero_inflation",
     "datasets",
+    "extend",
     "families",
+    "fit_many",
     "glmer",
     "glmer_nb",
     "load_bacteria",
@@ -84,4 +96,8 @@ __all__ = [
     "load_sleepstudy",
     "load_toenail",
     "load_verbagg",
+    "pool",
+    "powerCurve",
+    "powerSim",
+    "simulate_formula",
 ]

@@ -15,6 +15,7 @@ import os
 import pickle
 import platform
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -33,6 +34,7 @@ from mixedlm_jax.store import Store, chosen_folder, store_in
 # XLA crashes.
 _MAX_IN_MEMORY = 128
 _executables: OrderedDict[Any, Callable] = OrderedDict()
+_lock = threading.RLock()
 # What may change from call to call, and with it what the same shapes compile to.
 _DECISIVE = ("jax_enable_x64", "jax_default_device", "jax_default_matmul_precision")
 
@@ -60,15 +62,16 @@ class Program:
             return self._jit(*args)
         shapes = tuple(_shape(leaf) for leaf in leaves)
         key = (self, static, tree, shapes, *map(_setting, _DECISIVE))
-        executable = _executables.get(key)
-        if executable is None:
-            executable = self._obtain(args, dynamic, (static, tree, shapes))
-            _executables[key] = executable
-            while len(_executables) > _MAX_IN_MEMORY:
-                forgotten, _ = _executables.popitem(last=False)
-                forgotten[0]._jit.clear_cache()
-        else:
-            _executables.move_to_end(key)
+        with _lock:  # threads that want one program compile it once
+            executable = _executables.get(key)
+            if executable is None:
+                executable = self._obtain(args, dynamic, (static, tree, shapes))
+                _executables[key] = executable
+                while len(_executables) > _MAX_IN_MEMORY:
+                    forgotten, _ = _executables.popitem(last=False)
+                    forgotten[0]._jit.clear_cache()
+            else:
+                _executables.move_to_end(key)
         return executable(*dynamic)
 
     def _obtain(self, args: tuple, dynamic: tuple, signature: tuple) -> Callable:
@@ -183,15 +186,21 @@ def _describe_tree(tree: Any) -> str:
 
 
 @cache
-def _surroundings() -> str:
-    """What stays the same within a process: source, versions and machine."""
+def source_version() -> str:
+    """A digest of the package's source."""
     source = hashlib.sha256()
     folder = Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         source.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return source.hexdigest()
+
+
+@cache
+def _surroundings() -> str:
+    """What stays the same within a process: source, versions and machine."""
     device = jax.devices()[0]
     parts = [
-        source.hexdigest(),
+        source_version(),
         jax.__version__,
         version("jaxlib"),
         np.__version__,

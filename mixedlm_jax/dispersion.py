@@ -77,12 +77,14 @@ def reported(family: Family, matrices: Matrices, phi: Array) -> Array:
 
 
 def coordinates(family: Family, matrices: Matrices, values: np.ndarray) -> np.ndarray:
-    """The inverse of `reported` (NumPy); not finite for values that cannot be."""
+    """The inverse of `reported` (NumPy), values (..., r); not finite for values that cannot be."""
     parts = [
-        family.parameters[name].coordinate(values[where]) if matrix is None else values[where]
+        values[..., where]
+        if matrix is not None
+        else family.parameters[name].coordinate(values[..., where])
         for name, matrix, where in _each(family, matrices)
     ]
-    return np.concatenate(parts) if parts else values
+    return np.concatenate(parts, axis=-1) if parts else values
 
 
 def coefficients(matrices: Matrices, start: np.ndarray) -> np.ndarray:

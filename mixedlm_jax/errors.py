@@ -75,6 +75,7 @@ class Code(IntEnum):
     ILL_CONDITIONED = -4
     EVALUATION_LIMIT = -5
     NOT_FINITE = -6
+    CONSTANT = -7
 
     @property
     def message(self) -> str:
@@ -90,5 +91,6 @@ _MESSAGES = {
     Code.INDEFINITE: "the Hessian is not positive definite: a saddle or a flat direction",
     Code.ILL_CONDITIONED: "the Hessian is nearly singular: some parameters cannot be told apart",
     Code.EVALUATION_LIMIT: "the limit on evaluations was reached",
+    Code.CONSTANT: "the response is constant or missing throughout: there is nothing to model",
     Code.NOT_FINITE: "the log-likelihood or its derivatives are not finite",
 }

@@ -17,20 +17,19 @@ from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
 from mixedlm_jax.objective import Objective, objective_for
 from mixedlm_jax.problem import Problem
-from mixedlm_jax.programs import State, state_at
+from mixedlm_jax.programs import state_at
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.search import search_optimum
 from mixedlm_jax.start import first_params
 from mixedlm_jax.verdict import (
+    ALL_BUT,
+    SUSPECT_CONDITION,
     Verdict,
     separated_columns,
     separated_zeros,
     zero_matrix,
 )
 
-# A mean this near the end of its range, or a Hessian this badly conditioned, may be separation.
-_ALL_BUT = 1e-4
-_SUSPECT_CONDITION = 1e6
 # Condition of X'X, columns scaled, from which X is exchanged for an orthogonal basis.
 _COLLINEAR = 1e4
 
@@ -116,7 +115,9 @@ def fit_problem(
         factors=factors,
         scale=float(state.scale),
         log_likelihood=float(state.log_base - outcome.search.value),
-        vcov=_covariance(objective, outcome, theta_signs, state, back),
+        vcov=reported_covariance(
+            objective, outcome, theta_signs, state.beta_information, state.phi_slope, back
+        ),
         verdict=verdict,
         nAGQ=nAGQ,
         information=problem.information,
@@ -160,29 +161,28 @@ def conditioned(problem: Problem) -> tuple[Problem, np.ndarray]:
     return problem.replace(X=basis * size), back
 
 
-def _covariance(
+def reported_covariance(
     objective: Objective,
     outcome: Outcome,
     theta_signs: np.ndarray,
-    state: State,
+    beta_information: np.ndarray | None,
+    phi_slope: np.ndarray,
     back: np.ndarray,
 ) -> np.ndarray:
     """Covariance of (theta, beta, phi), nan for a theta on its boundary and a phi at its limit.
 
-    back: takes the beta that was searched over to the one that is reported.
+    beta_information, phi_slope: as in `programs.State`. back: takes the beta that was searched
+    over to the one that is reported.
     """
-    q, p = len(theta_signs), len(back)
-    covariance = objective.covariance(
-        _searched_covariance(outcome), state.beta_information, state.phi_slope
-    )
+    q, p, r = len(theta_signs), len(back), len(phi_slope)
+    covariance = objective.covariance(_searched_covariance(outcome), beta_information, phi_slope)
     jacobian = np.eye(len(covariance))
     jacobian[:q, :q] = np.diag(theta_signs)
     jacobian[q : q + p, q : q + p] = back
     covariance = jacobian @ covariance @ jacobian.T
     unknown = np.flatnonzero(outcome.boundary[:q])
-    if len(state.phi):
-        limited = np.flatnonzero(outcome.limit[-len(state.phi) :])
-        unknown = np.append(unknown, len(covariance) - len(state.phi) + limited)
+    if r:
+        unknown = np.append(unknown, len(covariance) - r + np.flatnonzero(outcome.limit[-r:]))
     covariance[unknown, :] = covariance[:, unknown] = np.nan
     return covariance
 
@@ -231,7 +231,7 @@ def _separated(
     fixed_mean: the mean of one trial at X beta + offset (n,).
     """
     condition = Curvature.of(outcome.hessian).condition if outcome.finite else np.inf
-    suspect = not verdict.ok or condition > _SUSPECT_CONDITION
+    suspect = not verdict.ok or condition > SUSPECT_CONDITION
     found: tuple[int, ...] = ()
     if suspect or _at_an_end(problem, fixed_mean):
         found = separated_columns(given)
@@ -240,7 +240,7 @@ def _separated(
         first = len(outcome.search.x) - matrix.shape[1]
         zeta = matrix @ np.asarray(outcome.search.x)[first:]
         used = np.asarray(problem.weights) > 0
-        if suspect or np.max(np.abs(zeta[used])) > -np.log(_ALL_BUT):
+        if suspect or np.max(np.abs(zeta[used])) > -np.log(ALL_BUT):
             offset = problem.X.shape[1] + count - matrix.shape[1]
             found += tuple(offset + j for j in separated_zeros(given))
     return found
@@ -253,6 +253,6 @@ def _at_an_end(problem: Problem, fixed_mean: np.ndarray) -> bool:
     if not (np.any(np.isfinite(low)) or np.any(np.isfinite(high))):
         return False
     mean = trials * fixed_mean
-    reached = ((y <= low) & (mean - low < _ALL_BUT)) | ((y >= high) & (high - mean < _ALL_BUT))
+    reached = ((y <= low) & (mean - low < ALL_BUT)) | ((y >= high) & (high - mean < ALL_BUT))
     used = (np.asarray(problem.weights) > 0) & (trials > 0)
     return bool(np.any(reached & used))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,11 @@ from mixedlm_jax.dispersion import (
     natural_at_rows,
 )
 from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning, warn
+from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.getme import get_me
 from mixedlm_jax.inference import standard_errors, wald_intervals
+from mixedlm_jax.many import refit_lanes
 from mixedlm_jax.means import on_scale
 from mixedlm_jax.model_frame import model_frame
 from mixedlm_jax.new_response import with_response
@@ -24,6 +27,7 @@ from mixedlm_jax.predict import check_scale, linear_predictor, spread
 from mixedlm_jax.ranef import RanEf, check_cond_var, coefficients, mode_frames
 from mixedlm_jax.recipe import NewRows
 from mixedlm_jax.report import Summary
+from mixedlm_jax.scenario import simulate_model
 from mixedlm_jax.summarise import summarise
 from mixedlm_jax.tidy import (
     chosen_effects,
@@ -98,6 +102,83 @@ class GlmerResult(Fitted):
         model = GlmerResult(self.call, design, self.labels, fit, refitted=True)
         announce(model)
         return model
+
+    def simulate(
+        self,
+        nsim: int = 1,
+        seed: int | None = None,
+        re_form: str | None = "~0",
+        newparams: Mapping[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Responses drawn from the model, rows used x nsim, columns `sim_1`, `sim_2`, ...
+
+        Parameters
+        ----------
+        nsim
+            Number of replicates.
+        seed
+            A whole number that decides what is drawn; None for fresh draws. Replicate i is the same
+            however many there are.
+        re_form
+            Random effects to keep as they were estimated: none by default, all are drawn anew; None
+            keeps all, "~(1 | g)" those.
+        newparams
+            Parameters in place of the estimates: any of theta, beta and phi (dispersion on its
+            natural scale), arrays or dicts by name.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Left-hand sides: successes where the formula names trials, else as the response was.
+
+        Raises
+        ------
+        ArgumentError
+            For arguments outside the values they may take, and for a family that cannot be drawn
+            from: a quasi family, or a custom one without a sampler.
+
+        Examples
+        --------
+        >>> model = mlm.glmer("y ~ trt + (1 | ID)", mlm.load_bacteria(), family="binomial")
+        >>> model.simulate(3, seed=1).shape
+        (220, 3)
+        """
+        return simulate_model(self, nsim, seed, re_form, newparams)
+
+    def refit_many(
+        self,
+        Y: Any,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool | None = None,
+    ) -> Fits:
+        """The same model of many responses, fitted together; each starts at these estimates.
+
+        Parameters
+        ----------
+        Y
+            Rows x fits: an array, or a frame whose columns name the fits, as `simulate` gives it.
+            One row for each row of the data or for each row used; left-hand-side values, in models
+            with trials the successes. nan is a missing value: that row has weight 0 in that fit.
+        checkpoint, progress
+            As in `fit_many`.
+
+        Raises
+        ------
+        ArgumentError
+            For another shape, and for a quasi family.
+        DataError
+            For a response that the family cannot have.
+
+        Examples
+        --------
+        >>> model = mlm.glmer("y ~ trt + (1 | ID)", mlm.load_bacteria(), family="binomial")
+        >>> y = model.getME("y")
+        >>> fits = model.refit_many(np.column_stack([y, 1 - y]))
+        >>> print(fits.ok, bool(np.allclose(fits.beta[0], -fits.beta[1], atol=1e-5)))
+        [ True  True] True
+        """
+        return refit_lanes(self, Y, checkpoint=checkpoint, progress=progress)
 
     def update(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
+
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.design import Design, Labels
 
@@ -33,3 +35,20 @@ def theta_names(design: Design, labels: Labels) -> list[str]:
         for term, effects in zip(design.terms, effect_names(design, labels), strict=True)
         for name in STRUCTURES[term.structure].names(effects)
     ]
+
+
+def component_names(design: Design, labels: Labels) -> list[str]:
+    """One name per standard deviation and correlation of the random effects, as lme4's `confint`.
+
+    "sd_(Intercept)|herd", "cor_Days.(Intercept)|Subject": the lower triangle of each term by
+    columns, without correlations where a term has none.
+    """
+    names = []
+    for term, effects in zip(design.terms, effect_names(design, labels), strict=True):
+        group = labels.factors[term.factor]
+        for j, i in combinations_with_replacement(range(len(effects)), 2):
+            if i == j:
+                names.append(f"sd_{effects[i]}|{group}")
+            elif STRUCTURES[term.structure].correlated:
+                names.append(f"cor_{effects[i]}.{effects[j]}|{group}")
+    return names

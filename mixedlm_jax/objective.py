@@ -83,7 +83,7 @@ class LaplaceObjective(Objective):
     label = "Laplace Approximation"
 
     def x_of(self, params):
-        return np.concatenate(params)
+        return np.concatenate(params, axis=-1)
 
     def aux_of(self, modes):
         return modes.u
@@ -145,7 +145,7 @@ class JointObjective(Objective):
     beta_is_conditional = True
 
     def x_of(self, params):
-        return np.concatenate([params.theta, params.phi])
+        return np.concatenate([params.theta, params.phi], axis=-1)
 
     def aux_of(self, modes):
         return modes
@@ -182,7 +182,9 @@ class JointObjective(Objective):
         jacobian[q:, q:] = phi_slope
         outer = jacobian @ searched @ jacobian.T
         whole = np.zeros((q + p + r, q + p + r))
-        whole[q : q + p, q : q + p] = Curvature.of(beta_information).inverse()
+        whole[q : q + p, q : q + p] = np.nan
+        if np.all(np.isfinite(beta_information)):
+            whole[q : q + p, q : q + p] = Curvature.of(beta_information).inverse()
         rest = np.r_[0:q, q + p : q + p + r]
         whole[np.ix_(rest, rest)] = outer
         return whole

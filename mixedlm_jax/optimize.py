@@ -22,7 +22,7 @@ from mixedlm_jax.errors import ArgumentError
 
 _SUFFICIENT = 1e-4  # Armijo's fraction of the predicted decrease
 _SLACK = 1e-11  # rounding of the objective, relative to its size
-_MIN_LENGTH = 1e-10
+MIN_LENGTH = 1e-10
 
 
 class Search(NamedTuple):
@@ -106,7 +106,7 @@ def bfgs(
             return search, evaluations, "not finite"
         if float(search.gain) < tol:
             return search, evaluations, "converged"
-        if float(search.length) < _MIN_LENGTH:
+        if float(search.length) < MIN_LENGTH:
             return search, evaluations, "stalled"
         if evaluations < maxfun:
             search = step(search)

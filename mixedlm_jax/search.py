@@ -18,7 +18,7 @@ from mixedlm_jax.verdict import MAX_GAIN, scaled_factor
 
 # Where the response is bounded, a random effect that moves eta by more than this (one sd) says
 # that almost every group is all one value: a reason to start again.
-_ODD_SD = 8.0
+ODD_SD = 8.0
 
 
 def search_optimum(
@@ -63,7 +63,7 @@ def looks_odd(outcome: Outcome) -> bool:
     if not any(np.any(np.isfinite(bound)) for bound in bounds):
         return False
     blocks = [scaled_factor(problem, outcome.factors, term) for term in problem.terms]
-    return any(bool(np.any(np.sum(block**2, axis=1) > _ODD_SD**2)) for block in blocks)
+    return any(bool(np.any(np.sum(block**2, axis=1) > ODD_SD**2)) for block in blocks)
 
 
 def second_start(

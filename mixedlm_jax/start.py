@@ -170,24 +170,31 @@ def prepare(problem: Problem, first: Params) -> Start:
 
 
 def inverse_metric(*blocks: np.ndarray) -> np.ndarray:
-    """Inverse of a block-diagonal information, with weak directions held to a moderate step."""
+    """Inverse of a block-diagonal information, with weak directions held to a moderate step.
+
+    Blocks (..., k, k) with the same leading axes, those of the result (..., d, d).
+    """
     inverses = [_guarded_inverse(np.asarray(block)) for block in blocks]
-    size = sum(len(block) for block in inverses)
-    whole = np.zeros((size, size))
+    size = sum(block.shape[-1] for block in inverses)
+    whole = np.zeros((*inverses[0].shape[:-2], size, size))
     at = 0
     for block in inverses:
-        stop = at + len(block)
-        whole[at:stop, at:stop] = block
+        stop = at + block.shape[-1]
+        whole[..., at:stop, at:stop] = block
         at = stop
     return whole
 
 
 def _guarded_inverse(information: np.ndarray) -> np.ndarray:
-    if not len(information):
+    """The inverse (..., k, k); the identity where an entry is not finite."""
+    size = information.shape[-1]
+    if not size:
         return information
-    if not np.all(np.isfinite(information)):
-        return np.eye(len(information))
-    scale = 1.0 / np.sqrt(np.maximum(np.diagonal(information), 1e-3))
-    values, vectors = np.linalg.eigh(information * scale[:, None] * scale[None, :])
+    finite = np.all(np.isfinite(information), axis=(-2, -1), keepdims=True)
+    information = np.where(finite, information, np.eye(size))
+    diagonal = np.diagonal(information, axis1=-2, axis2=-1)
+    scale = 1.0 / np.sqrt(np.maximum(diagonal, 1e-3))
+    values, vectors = np.linalg.eigh(information * scale[..., :, None] * scale[..., None, :])
     values = np.maximum(values, 1e-6)
-    return scale[:, None] * ((vectors / values) @ vectors.T) * scale[None, :]
+    root = scale[..., :, None] * vectors
+    return (root / values[..., None, :]) @ np.swapaxes(root, -2, -1)

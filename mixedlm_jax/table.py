@@ -184,19 +184,19 @@ class Table:
 
     def __init__(self, data: Any, noun: str = "data") -> None:
         self.noun = noun
-        self._frame = data if isinstance(data, pd.DataFrame) else _narwhals_frame(data, noun)
+        self.frame = data if isinstance(data, pd.DataFrame) else _narwhals_frame(data, noun)
         self._cache: dict[str, Value] = {}
-        self.names: list[Any] = list(self._frame.columns)
+        self.names: list[Any] = list(self.frame.columns)
 
     def __len__(self) -> int:
-        return len(self._frame)
+        return len(self.frame)
 
     @cached_property
     def index(self) -> pd.Index:
         """The frame's index; positions for frames that have none."""
-        if isinstance(self._frame, pd.DataFrame):
-            return self._frame.index
-        return pd.RangeIndex(len(self._frame))
+        if isinstance(self.frame, pd.DataFrame):
+            return self.frame.index
+        return pd.RangeIndex(len(self.frame))
 
     def column(self, name: str, role: str = "column") -> Value:
         """One column's values.
@@ -259,7 +259,7 @@ class Table:
             )
         if count > 1:
             raise DataError(f"the {self.noun} has {count} columns named '{name}', expected one")
-        column = self._frame[name]
+        column = self.frame[name]
         series = column if isinstance(column, pd.Series) else _pandas_series(column)
         value = _read_series(name, series)
         if not value.is_factor:

@@ -15,6 +15,9 @@ from mixedlm_jax.problem import Problem
 
 MAX_GAIN = 1e-6  # log-likelihood units that an optimum may still promise
 MAX_CONDITION = 1e10  # of the Hessian scaled to a unit diagonal
+# A mean this near the end of its range, or a Hessian this badly conditioned, may be separation.
+ALL_BUT = 1e-4
+SUSPECT_CONDITION = 1e6
 SINGULAR = 1e-4  # of a random effect's own standard deviation, in the family's `effect_unit`
 
 

@@ -80,6 +80,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "rescue",
         "search",
         "fit",
+        "lanes",
+        "lane_starts",
+        "lane_fits",
+        "lane_responses",
+        "checkpoint",
     ),
     "results": (
         "inference.covariance",
@@ -103,7 +108,22 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "tidy",
         "getme",
     ),
-    "face": ("call", "fitted", "summarise", "model", "api", "datasets", ""),
+    "many fits": ("simulate", "fits"),
+    "face": (
+        "call",
+        "fitted",
+        "many",
+        "resampling",
+        "scenario",
+        "bootstrap",
+        "power",
+        "pooling",
+        "summarise",
+        "model",
+        "api",
+        "datasets",
+        "",
+    ),
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
@@ -121,6 +141,10 @@ DEFERRED = {
     ("variables", "formulaic.transforms"),
     ("table", "narwhals"),
     ("getme", "scipy.sparse"),
+    ("many", "tqdm"),
+    ("pooling", "scipy.special"),
+    ("power", "scipy.special"),
+    ("power", "matplotlib.pyplot"),
     ("adequacy", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixedlm_jax.inference.components import component_order, component_slopes
+from mixedlm_jax.inference.components import component_order, component_slopes, lane_components
 from mixedlm_jax.inference.conditional import (
     conditional_covariance,
     joint_leverages,
@@ -17,19 +17,21 @@ from mixedlm_jax.inference.laplace_check import (
     second_order_correction,
 )
 from mixedlm_jax.inference.point import Point, delta_covariance, point_of, with_known_boundary
-from mixedlm_jax.inference.wald import wald_intervals, wald_tests
+from mixedlm_jax.inference.wald import check_level, wald_intervals, wald_tests
 
 __all__ = [
     "Correction",
     "Point",
     "QuadratureCheck",
     "can_be_checked",
+    "check_level",
     "component_order",
     "component_slopes",
     "conditional_covariance",
     "correlation",
     "delta_covariance",
     "joint_leverages",
+    "lane_components",
     "parameter_covariance",
     "point_of",
     "quadrature_check",

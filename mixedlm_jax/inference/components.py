@@ -32,16 +32,28 @@ def component_slopes(params: Params, problem: Problem) -> Array:
     deviation is 0.
     """
 
-    def components(flat):
-        factors = covariance_factors(problem, problem.split(flat))
-        parts = []
-        for term in problem.terms:
-            columns = np.array(term.columns)
-            block = factors[term.factor][columns[:, None], columns[None, :]]
-            covariance = block @ block.T
-            sd = jnp.sqrt(jnp.diagonal(covariance))
-            for i, j in component_order(len(columns), STRUCTURES[term.structure].correlated):
-                parts.append(sd[i] if i == j else covariance[i, j] / (sd[i] * sd[j]))
-        return jnp.stack(parts)
+    return jax.jacfwd(lambda flat: components_at(problem, problem.split(flat)))(params.flat)
 
-    return jax.jacfwd(components)(params.flat)
+
+def components_at(problem: Problem, params: Params) -> Array:
+    """Standard deviations and correlations at a point; nan for correlations where an sd is 0."""
+    factors = covariance_factors(problem, params)
+    parts = [jnp.zeros(0, params.theta.dtype)]
+    for term in problem.terms:
+        columns = np.array(term.columns)
+        block = factors[term.factor][columns[:, None], columns[None, :]]
+        covariance = block @ block.T
+        sd = jnp.sqrt(jnp.diagonal(covariance))
+        for i, j in component_order(len(columns), STRUCTURES[term.structure].correlated):
+            own = sd[i] if i == j else covariance[i, j] / (sd[i] * sd[j])
+            parts.append(own[None])
+    return jnp.concatenate(parts)
+
+
+@program()
+def lane_components(problem: Problem, theta: Array, phi: Array) -> Array:
+    """`components_at` of many fits: theta (lanes, q), unconstrained phi (lanes, r)."""
+    beta = jnp.zeros(problem.X.shape[1], theta.dtype)
+    return jax.vmap(lambda own, shapes: components_at(problem, Params(own, beta, shapes)))(
+        theta, phi
+    )

@@ -1,0 +1,78 @@
+"""The responses of many lanes, checked against their design and filled up to its buckets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mixedlm_jax.buckets import row_bucket
+from mixedlm_jax.design import Design
+from mixedlm_jax.errors import DataError
+from mixedlm_jax.families import Family
+from mixedlm_jax.lanes import Responses
+
+
+class CheckedResponses(NamedTuple):
+    """Responses of `padded` rows, one row a lane.
+
+    usable: which lanes can be fitted (lanes,). nobs: rows that count in each (lanes,).
+    """
+
+    responses: Responses
+    usable: np.ndarray
+    nobs: np.ndarray
+
+
+def check_responses(
+    design: Design, family: Family, y: np.ndarray, names: np.ndarray
+) -> CheckedResponses:
+    """Check the responses y (lanes, n) to the rows of a design; nan is a missing value.
+
+    Missing values have weight 0 in their lane. A lane whose observed responses are all the same
+    cannot be fitted. names (lanes,): what messages call the lanes.
+
+    Raises
+    ------
+    DataError
+        For a response that the family cannot have, or an infinite one.
+    """
+    if np.any(np.isinf(y)):
+        lane, row = np.argwhere(np.isinf(y))[0]
+        raise DataError(f"response {names[lane]} is infinite in row {row} of the rows used")
+    counted, missing = design.weights > 0, np.isnan(y)
+    valid = counted[None, :] & ~missing
+    trials = np.broadcast_to(design.trials, y.shape)
+    try:
+        family.check_response(y[valid], trials[valid])
+    except DataError:
+        for name, own, rows in zip(names, y, valid, strict=True):
+            try:
+                family.check_response(own[rows], design.trials[rows])
+            except DataError as error:
+                raise DataError(f"response {name}: {error}") from error
+        raise
+
+    # a row that does not count, and one that fills up a bucket, holds what the first that does
+    # holds: no derivative is lost in it
+    some, size = np.any(valid, axis=1), row_bucket(y.shape[1])
+    valid = np.pad(valid, ((0, 0), (0, size - y.shape[1])))
+    row = np.where(valid, np.arange(size), np.argmax(valid, axis=1)[:, None])
+    y = np.where(some[:, None], np.take_along_axis(y, row, axis=1), 0.0)
+    trials = np.take_along_axis(trials, row, axis=1)
+    usable = some & (np.ptp(y / trials, axis=1) > 0.0)
+
+    low, high = family.bounds(trials)
+    ends = np.where(y <= low, -1, np.where(y >= high, 1, 0)).astype(np.int8) * valid
+    per_lane = bool(np.any(missing & counted))
+    weights = np.append(design.weights, np.zeros(size - len(counted)))
+    return CheckedResponses(
+        Responses(
+            y=y,
+            trials=trials if per_lane else None,
+            weights=np.where(valid, weights, 0.0) if per_lane else None,
+            ends=ends if np.any(ends) else None,
+        ),
+        usable,
+        np.sum(valid, axis=1),
+    )

@@ -1,0 +1,140 @@
+"""Where many fits of one design start: all at one fit, or each at rough values of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mixedlm_jax.arrays import Array
+from mixedlm_jax.compiled import program
+from mixedlm_jax.covariance import STRUCTURES
+from mixedlm_jax.dispersion import coefficients
+from mixedlm_jax.lanes import Responses, batches, filled, lane_slice, on_devices
+from mixedlm_jax.means import link, link_mean
+from mixedlm_jax.modes import JointModes
+from mixedlm_jax.objective import Objective
+from mixedlm_jax.optimize import Search
+from mixedlm_jax.problem import Params, Problem
+from mixedlm_jax.start import Start, inverse_metric, prepare
+
+
+def starts_at(first: Search, count: int) -> Search:
+    """`count` lanes that all start at one point with its metric (NumPy, one row a lane)."""
+    return jax.tree.map(
+        lambda leaf: np.repeat(np.asarray(leaf)[None], count, axis=0), _begun(first)
+    )
+
+
+def _begun(search: Search) -> Search:
+    """A search before its first evaluation."""
+    return search._replace(
+        value=np.full(np.shape(search.value), np.inf),
+        gradient=np.zeros(np.shape(search.gradient)),
+        length=np.ones(np.shape(search.value)),
+        gain=np.full(np.shape(search.value), np.inf),
+    )
+
+
+def rough_starts(
+    objective: Objective,
+    problem: Problem,
+    responses: Responses,
+    *,
+    width: int,
+    mesh: Mesh | None = None,
+) -> Search:
+    """Each lane at rough values of its own (NumPy, one row a lane): `first_search` of them all.
+
+    beta by least squares for the link of a mean near each response, phi by moments, theta at one
+    `effect_unit` an effect; then joint modes there, and the metric that goes with them.
+    """
+    first = _rough_params(problem, responses)
+    count = len(first.beta)
+    parts = []
+    for lanes in batches(count, width):
+        own = filled(lanes, width)
+        found = _prepare_lanes(mesh, problem, lane_slice(responses, own), lane_slice(first, own))
+        parts.append(lane_slice(jax.device_get(found), np.arange(len(lanes))))
+    ready: Start = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    leaves = [leaf.reshape((count, -1)) for leaf in jax.tree.leaves(ready.modes)]
+    finite = np.all(np.isfinite(np.concatenate(leaves, axis=1)), axis=1)
+
+    def choose(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+        return np.where(finite.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+    origin = tuple(np.zeros_like(part) for part in ready.modes.u)
+    modes = jax.tree.map(choose, ready.modes, JointModes(origin, first.beta))
+    params = first._replace(beta=modes.beta)
+    return _begun(
+        Search(
+            x=objective.x_of(params),
+            value=np.zeros(count),
+            gradient=np.zeros((count, objective.x_of(params).shape[-1])),
+            aux=objective.aux_of(modes),
+            inverse=inverse_metric(*objective.metric_blocks(ready.theta, ready.beta, ready.phi)),
+            length=np.ones(count),
+            gain=np.zeros(count),
+        )
+    )
+
+
+@program("mesh")
+def _prepare_lanes(
+    mesh: Mesh | None, problem: Problem, responses: Responses, first: Params
+) -> Start:
+    def of_lanes(problem: Any, responses: Any, first: Any) -> Any:
+        return jax.vmap(lambda response, own: prepare(response.of(problem), own))(responses, first)
+
+    return on_devices(of_lanes, mesh, problem, responses, first)
+
+
+def _rough_params(problem: Problem, responses: Responses) -> Params:
+    """Rough parameters of every lane, one row each."""
+    family, X, y = problem.family, np.asarray(problem.X), responses.y
+    count, n = y.shape
+    trials = problem.trials if responses.trials is None else responses.trials
+    weights = problem.weights if responses.weights is None else responses.weights
+    trials, weights = np.broadcast_to(trials, (count, n)), np.broadcast_to(weights, (count, n))
+    means = np.stack([family.start_mean(*rows) for rows in zip(y, trials, strict=True)])
+    target = link(family, means.ravel()).reshape((count, n)) - problem.offset
+    beta = _least_squares(X, target, weights * trials)
+
+    phi = np.zeros((count, problem.n_phi))
+    if problem.n_phi:
+        eta = beta @ X.T + problem.offset
+        mu = link_mean(family, eta.ravel()).reshape((count, n))
+        for lane in range(count):
+            rough = family.start_phi(y[lane], mu[lane], trials[lane], weights[lane])
+            phi[lane] = coefficients(problem.phi_matrices, rough)
+    sizes = np.asarray(_first_sizes(problem, Responses(y), phi))
+    blocks = []
+    for term in problem.terms:
+        rms = problem.effect_sizes(term)
+        unit = 1.0 / np.where(rms > 0, rms, 1.0)
+        blocks.append(np.stack([STRUCTURES[term.structure].start(size * unit) for size in sizes]))
+    return Params(np.concatenate(blocks, axis=1), beta, phi)
+
+
+def _least_squares(X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted least squares of each row of targets (m, n) on X (n, p): (m, p)."""
+    rms = np.sqrt(np.mean(X**2, axis=0))
+    scaled = X / rms
+    weighted = weights * targets
+    normal = np.einsum("ln,np,nq->lpq", weights, scaled, scaled, optimize=True)
+    ridge = 1e-10 * np.eye(X.shape[1])  # a lane whose observed rows do not span X starts anyhow
+    return np.linalg.solve(normal + ridge, (weighted @ scaled)[..., None])[..., 0] / rms
+
+
+@program()
+def _first_sizes(problem: Problem, responses: Responses, phi: Array) -> Array:
+    """One `effect_unit` in the unit of theta, for every lane."""
+
+    def one(response, own):
+        lane = response.of(problem)
+        return jnp.asarray(lane.effect_unit(own) / lane.ranef_scale(own), own.dtype)
+
+    return jax.vmap(one)(responses, phi)
