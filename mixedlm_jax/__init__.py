@@ -13,7 +13,7 @@ Everything that is public is imported here.
 
 from __future__ import annotations
 
-from mixedlm_jax import datasets, families
+from mixedlm_jax import datasets, families, functional, priors
 from mixedlm_jax.api import (
     check_laplace,
     check_overdispersion,
@@ -71,6 +71,7 @@ __all__ = [
     "check_zero_inflation",
     "datasets",
     "families",
+    "functional",
     "glmer",
     "glmer_nb",
     "load_bacteria",
@@ -84,4 +85,5 @@ __all__ = [
     "load_sleepstudy",
     "load_toenail",
     "load_verbagg",
+    "priors",
 ]

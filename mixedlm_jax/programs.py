@@ -80,14 +80,19 @@ def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.nda
 
     Its memory is bounded by `_HESSIAN_ROWS` and `_HESSIAN_ROW_NODES`.
     """
-    d, n = len(search.x), len(problem.y)
+    d = len(search.x)
     if not np.isfinite(search.value):
         return np.full((d, d), np.nan)
-    width = objective.width(problem)
-    most = _HESSIAN_ROWS if width == 1 else _HESSIAN_ROW_NODES
-    at_once = int(np.clip(most // (n * width), 1, d))
+    at_once = columns_at_once(objective, problem, d)
     hessian = np.asarray(exact_hessian(objective, problem, search.x, search.aux, at_once))
     return 0.5 * (hessian + hessian.T)
+
+
+def columns_at_once(objective: Objective, problem: Problem, d: int) -> int:
+    """How many columns of a Hessian (d, d) are made together: what bounds its memory."""
+    width = objective.width(problem)
+    most = _HESSIAN_ROWS if width == 1 else _HESSIAN_ROW_NODES
+    return int(np.clip(most // (len(problem.y) * width), 1, d))
 
 
 class State(NamedTuple):

@@ -169,25 +169,28 @@ def prepare(problem: Problem, first: Params) -> Start:
     )
 
 
-def inverse_metric(*blocks: np.ndarray) -> np.ndarray:
-    """Inverse of a block-diagonal information, with weak directions held to a moderate step."""
-    inverses = [_guarded_inverse(np.asarray(block)) for block in blocks]
-    size = sum(len(block) for block in inverses)
-    whole = np.zeros((size, size))
-    at = 0
-    for block in inverses:
-        stop = at + len(block)
-        whole[at:stop, at:stop] = block
-        at = stop
-    return whole
+def inverse_metric(*blocks: Array) -> Array:
+    """Inverse of a block-diagonal information, with weak directions held to a moderate step.
+
+    NumPy from NumPy, JAX from JAX.
+    """
+    inverses = [_guarded_inverse(block) for block in blocks if len(block)]
+    ends = np.cumsum([len(block) for block in inverses])
+    xp = blocks[0].__array_namespace__()
+    rows = [
+        xp.pad(block, ((0, 0), (int(end) - len(block), int(ends[-1] - end))))
+        for block, end in zip(inverses, ends, strict=True)
+    ]
+    return xp.concatenate(rows)
 
 
-def _guarded_inverse(information: np.ndarray) -> np.ndarray:
-    if not len(information):
-        return information
-    if not np.all(np.isfinite(information)):
-        return np.eye(len(information))
-    scale = 1.0 / np.sqrt(np.maximum(np.diagonal(information), 1e-3))
-    values, vectors = np.linalg.eigh(information * scale[:, None] * scale[None, :])
-    values = np.maximum(values, 1e-6)
-    return scale[:, None] * ((vectors / values) @ vectors.T) * scale[None, :]
+def _guarded_inverse(information: Array) -> Array:
+    xp = information.__array_namespace__()
+    finite = xp.all(xp.isfinite(information))
+    unit = xp.eye(len(information), dtype=information.dtype)
+    information = xp.where(finite, information, unit)
+    scale = 1.0 / xp.sqrt(xp.maximum(xp.diagonal(information), 1e-3))
+    values, vectors = xp.linalg.eigh(information * scale[:, None] * scale[None, :])
+    values = xp.maximum(values, 1e-6)
+    inverse = scale[:, None] * ((vectors / values) @ vectors.T) * scale[None, :]
+    return xp.where(finite, inverse, unit)

@@ -62,9 +62,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "plan",
         "elimination",
         "problem",
+        "priors",
         "modes",
         "likelihood",
         "quadrature",
+        "clusters",
         "curvature",
         "objective",
     ),
@@ -79,6 +81,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "rescue",
         "search",
         "fit",
+        "estimate",
     ),
     "results": (
         "inference.covariance",
@@ -102,7 +105,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "tidy",
         "getme",
     ),
-    "face": ("call", "model", "api", "datasets", ""),
+    "face": ("call", "model", "api", "functional", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
