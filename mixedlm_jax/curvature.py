@@ -70,4 +70,4 @@ class Curvature:
 
     def _rebuild(self, values: Array) -> Array:
         root = self.scale[:, None] * self.vectors
-        return (root * values) @ root.T
+        return (root * values[None, :]) @ root.T

@@ -33,10 +33,12 @@ from mixedlm_jax.start import inverse_metric, prepare
 from mixedlm_jax.verdict import MAX_CONDITION, MAX_GAIN, SINGULAR
 
 MAX_EVALUATIONS = 500
-# Predicted gains (log-likelihood units) below which quasi-Newton steps hand over to Newton's, and
-# below which a Newton step was the last.
+# Predicted gains (log-likelihood units) below which the first quasi-Newton search hands over to the
+# exact Hessian, and below which that lets it rest.
 _NEAR, _EXACT = 1e-8, 1e-11
-_MAX_NEWTON = 12
+# Two values whose difference, relative to their size, is no larger are equally good.
+_SAME = 1e-11
+_MAX_ROUNDS = 12
 
 
 class Optimum(NamedTuple):
@@ -49,8 +51,8 @@ class Optimum(NamedTuple):
     log_likelihood
         The log-likelihood there with every constant, the prior left out (scalar).
     decrement
-        The gain of the log-likelihood (with the log-prior, where there is one) that the last Newton
-        step promised; it has been taken (scalar).
+        What a Newton step from there promises to gain in log-likelihood (with the log-prior, where
+        there is one) (scalar).
     code
         An `errors.Code` (int8): 0 or more at an optimum.
     """
@@ -62,31 +64,108 @@ class Optimum(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A search's last state, what it knows of its optimum, and the curvature it knows it from."""
+    """Where a search stands, and the exact curvature there."""
 
     search: Search
-    decrement: Array
     hessian: Array
+    decrement: Array
     limited: Array  # whether the evaluations ran out
 
 
-def maximise(objective: Objective, problem: Problem, first: Params, max_evaluations: int) -> Ended:
-    """Search from rough parameters. In float64 it ends where `climb` does."""
+class _Rounds(NamedTuple):
+    start: Search  # of the next round
+    reached: Ended
+    settled: Array
+    used: Array
+    rounds: Array
+
+
+def maximise(
+    objective: Objective, problem: Problem, first: Params, max_evaluations: int
+) -> Ended:
+    """Search from rough parameters. In float64 it ends where `climb` does.
+
+    A round is a quasi-Newton search and the exact Hessian where it ends, which is the metric of the
+    next: two or three rounds are Newton's method.
+    """
+    start = first_search(objective, problem, first)
+    exact, near, same = (precise(size, start.value.dtype) for size in (_EXACT, _NEAR, _SAME))
+
+    def round_of(state: _Rounds) -> _Rounds:
+        tolerance = jnp.where(state.rounds == 0, near, exact)
+        search, used = _quasi_newton(
+            objective, problem, state.start, state.used, tolerance, max_evaluations
+        )
+        reached, curvature = curved(objective, problem, search, used >= max_evaluations)
+        # after a step off a saddle, or of rounding
+        worse = search.value > state.reached.search.value + same * (1.0 + jnp.abs(search.value))
+        stuck = (state.rounds > 0) & jnp.all(search.x == state.reached.search.x)
+        done = (reached.decrement < exact) & ~curvature.indefinite
+        lost = ~jnp.all(jnp.isfinite(reached.hessian)) | ~jnp.isfinite(search.value)
+        return _Rounds(
+            start=_next_start(search, reached, curvature),
+            reached=_where(worse, state.reached, reached),
+            settled=done | worse | stuck | lost | reached.limited,
+            used=used,
+            rounds=state.rounds + 1,
+        )
+
+    nothing = Ended(
+        search=start,
+        hessian=jnp.full_like(start.inverse, jnp.nan),
+        decrement=start.value,
+        limited=jnp.array(False),
+    )
+    state = _Rounds(start, nothing, jnp.array(False), jnp.zeros((), int), jnp.zeros((), int))
+    return jax.lax.while_loop(
+        lambda state: ~state.settled & (state.rounds < _MAX_ROUNDS), round_of, state
+    ).reached
+
+
+def _quasi_newton(
+    objective: Objective,
+    problem: Problem,
+    search: Search,
+    used: Array,
+    tolerance: Array,
+    max_evaluations: int,
+) -> tuple[Search, Array]:
+    """`optimize.bfgs` inside a program: the search's end, and the evaluations spent by then."""
     evaluate = partial(objective.evaluate, problem)
-    search = first_search(objective, problem, first)
-    near = precise(_NEAR, search.value.dtype)
 
     def unfinished(state: tuple[Search, Array]) -> Array:
         search, used = state
-        going = (search.gain >= near) & (search.length > MIN_LENGTH) & jnp.isfinite(search.value)
-        return (used == 0) | (going & (used < max_evaluations))
+        begun = jnp.isfinite(search.value)
+        moving = (search.gain >= tolerance) & (search.length > MIN_LENGTH)
+        return jnp.where(begun, moving, search.length == 1.0) & (used < max_evaluations)
 
     def step(state: tuple[Search, Array]) -> tuple[Search, Array]:
         search, used = state
         return advance(evaluate, search), used + 1
 
-    search, used = jax.lax.while_loop(unfinished, step, (search, jnp.zeros((), int)))
-    return newton(objective, problem, search, used >= max_evaluations)
+    return jax.lax.while_loop(unfinished, step, (search, used))
+
+
+def curved(
+    objective: Objective, problem: Problem, search: Search, limited: Array
+) -> tuple[Ended, Curvature]:
+    """A search with the exact Hessian at its point, and that Hessian's curvature."""
+    hessian = hessian_of(objective, problem, search.x, search.aux)
+    curvature = Curvature.of(hessian)
+    decrement = 0.5 * search.gradient @ curvature.metric() @ search.gradient
+    return Ended(search, hessian, decrement, limited), curvature
+
+
+def _next_start(search: Search, reached: Ended, curvature: Curvature) -> Search:
+    """The search with the exact metric; off a saddle, by about one unit of its scale."""
+    metric = curvature.metric()
+    saddle = curvature.indefinite & (reached.decrement < MAX_GAIN)
+    length = jnp.where(saddle, jax.lax.rsqrt(jnp.abs(curvature.values[0])), 0.0)
+    away = curvature.scale * curvature.vectors[:, 0] * length
+    plain = search._replace(
+        inverse=metric, gain=reached.decrement, length=jnp.ones_like(search.length)
+    )
+    return _where(saddle, begin(search.x + away, search.aux, metric), plain)
 
 
 def first_search(objective: Objective, problem: Problem, first: Params) -> Search:
@@ -107,59 +186,6 @@ def hessian_of(objective: Objective, problem: Problem, x: Array, aux: Any) -> Ar
     at_once = columns_at_once(objective, problem, len(x))
     hessian = exact_hessian(objective, problem, x, aux, at_once)
     return 0.5 * (hessian + hessian.T)
-
-
-class _Newton(NamedTuple):
-    search: Search
-    hessian: Array
-    gain: Array  # what the step to the search's point was to gain
-    settled: Array
-    rounds: Array
-
-
-def newton(objective: Objective, problem: Problem, search: Search, limited: Array) -> Ended:
-    """Newton's method with the exact Hessian from where a search stands.
-
-    limited: whether the search before it ran out of evaluations; then one step is all it takes.
-    """
-    evaluate = partial(objective.evaluate, problem)
-    exact = precise(_EXACT, search.value.dtype)
-
-    def round_of(state: _Newton) -> _Newton:
-        search = state.search
-        hessian = hessian_of(objective, problem, search.x, search.aux)
-        curvature = Curvature.of(hessian)
-        metric = curvature.metric()
-        gain = 0.5 * search.gradient @ metric @ search.gradient
-        # on a saddle go down the most negative curvature, by about one unit of its scale
-        saddle = curvature.indefinite & (gain < MAX_GAIN)
-        length = jnp.where(saddle, jax.lax.rsqrt(jnp.abs(curvature.values[0])), 0.0)
-        away = curvature.scale * curvature.vectors[:, 0] * length
-        plain = search._replace(inverse=metric, gain=gain)
-        moved = begin(search.x + away, search.aux, metric)
-        reached = advance(evaluate, _where(saddle, moved, plain))
-        lower = ~saddle | (reached.value < search.value)
-        return _Newton(
-            search=_where(lower, reached, plain),
-            hessian=hessian,
-            gain=gain,
-            settled=((gain < exact) & ~curvature.indefinite) | ~jnp.all(jnp.isfinite(hessian)),
-            rounds=state.rounds + 1,
-        )
-
-    def unfinished(state: _Newton) -> Array:
-        moving = (state.search.length > MIN_LENGTH) & ~(limited & (state.rounds > 0))
-        return ~state.settled & moving & (state.rounds < _MAX_NEWTON)
-
-    first = _Newton(
-        search=search._replace(length=jnp.ones_like(search.value)),
-        hessian=jnp.full_like(search.inverse, jnp.nan),
-        gain=jnp.full_like(search.value, jnp.inf),
-        settled=~jnp.isfinite(search.value),
-        rounds=jnp.zeros((), int),
-    )
-    last = jax.lax.while_loop(unfinished, round_of, first)
-    return Ended(last.search, last.gain, last.hessian, limited)
 
 
 def _where(condition: Array, these: Any, others: Any) -> Any:
@@ -269,8 +295,8 @@ def _signed(problem: Problem, params: Params) -> Params:
     for term, where in zip(problem.terms, problem.theta_slices, strict=True):
         structure, k = STRUCTURES[term.structure], len(term.columns)
         own = params.theta[where]
-        down = jnp.diagonal(structure.factor(own, k)) < 0
+        one = jnp.ones(k, own.dtype)
+        signs = jnp.where(jnp.diagonal(structure.factor(own, k)) < 0, -one, one)
         # the sign appended is that of parameters that belong to no column
-        signs = jnp.append(jnp.where(down, -1.0, 1.0), 1.0).astype(own.dtype)
-        parts.append(own * signs[structure.columns(k)])
+        parts.append(own * jnp.append(signs, one[:1])[structure.columns(k)])
     return params._replace(theta=jnp.concatenate(parts))

@@ -192,5 +192,5 @@ def _guarded_inverse(information: Array) -> Array:
     scale = 1.0 / xp.sqrt(xp.maximum(xp.diagonal(information), 1e-3))
     values, vectors = xp.linalg.eigh(information * scale[:, None] * scale[None, :])
     values = xp.maximum(values, 1e-6)
-    inverse = scale[:, None] * ((vectors / values) @ vectors.T) * scale[None, :]
+    inverse = scale[:, None] * ((vectors / values[None, :]) @ vectors.T) * scale[None, :]
     return xp.where(finite, inverse, unit)

@@ -17,6 +17,7 @@ from mixedlm_jax.families.base import (
     relative_unit,
     require_positive,
 )
+from mixedlm_jax.families.loggamma import HALF_LOG_2PI
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class InverseGaussian(Family):
         return -0.5 * (away**2 * jnp.exp(-log_phi) / y + log_phi)
 
     def log_base_measure(self, y, trials):
-        return -0.5 * np.log(2.0 * np.pi) - 1.5 * jnp.log(y)
+        return -HALF_LOG_2PI - 1.5 * jnp.log(y)
 
     def expected_information(self, eta, phi, trials, precision):
         (log_phi,) = self.coordinates(phi)
