@@ -49,6 +49,7 @@ from mixedlm_jax.errors import (
     StoreWarning,
 )
 from mixedlm_jax.model import GlmerResult
+from mixedlm_jax.modular import glFormula, mkGlmerDevfun, mkGlmerMod, optimizeGlmer
 
 __version__ = "0.1.0"
 
@@ -72,6 +73,7 @@ __all__ = [
     "datasets",
     "families",
     "functional",
+    "glFormula",
     "glmer",
     "glmer_nb",
     "load_bacteria",
@@ -85,5 +87,8 @@ __all__ = [
     "load_sleepstudy",
     "load_toenail",
     "load_verbagg",
+    "mkGlmerDevfun",
+    "mkGlmerMod",
+    "optimizeGlmer",
     "priors",
 ]

@@ -27,7 +27,13 @@ from mixedlm_jax.errors import Code
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import MIN_LENGTH, Search, advance, begin
 from mixedlm_jax.priors import log_prior
-from mixedlm_jax.problem import Params, Problem, covariance_factors, covariate_sizes
+from mixedlm_jax.problem import (
+    Params,
+    Problem,
+    covariance_factors,
+    covariate_sizes,
+    zero_effects,
+)
 from mixedlm_jax.programs import columns_at_once, exact_hessian
 from mixedlm_jax.start import inverse_metric, prepare
 from mixedlm_jax.verdict import MAX_CONDITION, MAX_GAIN, SINGULAR
@@ -263,6 +269,36 @@ def _stationary_jvp(objective, primals, tangents):
         symmetric=True,
     )
     return (x, value), (-step, dvalue)
+
+
+def descend(
+    objective: Objective, problem: Problem, first: Params, optimizer: Any, steps: int
+) -> Ended:
+    """So many steps of an optax optimiser, on `Params`; the best point on the way.
+
+    It is given the value and the function as well, which line searches ask for.
+    """
+
+    def value_of(params: Params) -> Array:
+        return objective.value(problem, params.flat, zero_effects(problem))
+
+    def step(_: Array, state: tuple[Params, Any, Search]) -> tuple[Params, Any, Search]:
+        params, memory, best = state
+        value, gradient, u = objective.evaluate(problem, params.flat, best.aux)
+        found = best._replace(x=params.flat, value=value, gradient=gradient, aux=u)
+        best = _where(value < best.value, found, best)
+        slopes = problem.split(jnp.where(jnp.isfinite(gradient), gradient, 0.0))
+        updates, memory = optimizer.update(
+            slopes, memory, params, value=value, grad=slopes, value_fn=value_of
+        )
+        return jax.tree.map(jnp.add, params, updates), memory, best
+
+    x = first.flat
+    best = begin(x, zero_effects(problem), jnp.eye(len(x), dtype=x.dtype))
+    state = (first, optimizer.init(first), jax.tree.map(jnp.asarray, best))
+    # one evaluation more than steps: the end of the last is looked at too
+    best = jax.lax.fori_loop(0, steps + 1, step, state)[2]
+    return curved(objective, problem, best, jnp.array(True))[0]
 
 
 def optimum(

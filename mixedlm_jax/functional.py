@@ -20,6 +20,7 @@ natural values), of shape (0,) where the family has nothing of its own to estima
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,11 +38,12 @@ from mixedlm_jax.clusters import check_clusters, cluster_scores
 from mixedlm_jax.dispersion import phi_names
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import ArgumentError
-from mixedlm_jax.estimate import MAX_EVALUATIONS, Optimum, maximise, optimum
+from mixedlm_jax.estimate import MAX_EVALUATIONS, Optimum, descend, maximise, optimum
 from mixedlm_jax.families import Family, resolve
 from mixedlm_jax.formula import parse
 from mixedlm_jax.names import theta_names
 from mixedlm_jax.objective import objective_for
+from mixedlm_jax.posterior import Position, Posterior
 from mixedlm_jax.priors import as_prior
 from mixedlm_jax.problem import Params, zero_effects
 from mixedlm_jax.start import first_params
@@ -50,12 +52,16 @@ __all__ = [
     "Names",
     "Optimum",
     "Params",
+    "Position",
+    "Posterior",
     "Problem",
     "conditional_modes",
     "init",
     "joint_log_density",
     "log_likelihood",
+    "log_posterior",
     "make_problem",
+    "optimize",
     "score_contributions",
     "solve",
 ]
@@ -421,3 +427,93 @@ def _solve(problem: Problem, params0: Params, max_evaluations: int) -> Optimum:
     problem, params0 = _together(problem, params0)
     search = partial(maximise, max_evaluations=max_evaluations)
     return optimum(objective_for(problem.nAGQ), problem, params0, search)
+
+
+def optimize(
+    problem: Problem,
+    optimizer: Any,
+    params0: Params | None = None,
+    *,
+    prior: Any = None,
+    steps: int = 1000,
+) -> Optimum:
+    """Maximise with any optax optimiser: `optimize(problem, optax.adam(0.05))`.
+
+    For comparing optimisers, and for schedules and masks of one's own; `solve` needs tens of
+    evaluations where these need hundreds.
+
+    Parameters
+    ----------
+    problem
+        From `make_problem`.
+    optimizer
+        A `GradientTransformation` of optax, those with a line search (`optax.lbfgs`) among them. It
+        works on `Params`.
+    params0
+        Where to begin, by default `init(problem)`.
+    prior
+        As in `solve`.
+    steps
+        How many to take.
+
+    Returns
+    -------
+    Optimum
+        The best point on the way. Its decrement says how far from the optimum it is, in
+        log-likelihood units; its code is EVALUATION_LIMIT where that is above 1e-6. Its derivative
+        in the arrays of the problem is what it would be at the optimum.
+
+    Raises
+    ------
+    ArgumentError
+        For what is no optimiser, and as `init` and `solve` raise it.
+    """
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ArgumentError(
+            f"optimizer is {optimizer!r}; give an optimiser of optax, such as optax.adam(0.05)"
+        )
+    if prior is not None:
+        problem = problem.replace(prior=prior)
+    params0 = init(problem) if params0 is None else params0
+    optimizer = importlib.import_module("optax").with_extra_args_support(optimizer)
+    return _optimize(problem, _checked(params0, problem), optimizer, int(steps))
+
+
+@partial(jax.jit, static_argnames=("optimizer", "steps"))
+def _optimize(problem: Problem, params0: Params, optimizer: Any, steps: int) -> Optimum:
+    problem, params0 = _together(problem, params0)
+    search = partial(descend, optimizer=optimizer, steps=steps)
+    return optimum(objective_for(problem.nAGQ), problem, params0, search)
+
+
+def log_posterior(problem: Problem, prior: Any = None, *, joint: bool = False) -> Posterior:
+    """The log-posterior density in unconstrained coordinates, to hand to a sampler.
+
+    Parameters
+    ----------
+    problem
+        From `make_problem`.
+    prior
+        As in `Problem`, whose own is used by default. It is a density of the standard deviations of
+        the random effects, of their correlation matrices (uniform, if it does not say), of beta and
+        of the unconstrained phi. Without any the posterior is flat in these, and need not be
+        proper.
+    joint
+        False: the random effects are integrated out, as in `log_likelihood`. True: they are sampled
+        too, with no approximation, in spherical coordinates.
+
+    Returns
+    -------
+    Posterior
+        A function of a `Position`, with `.unconstrain(params)` for one to start from,
+        `.constrain(position)` back to parameters, and `.named(positions)` for draws by name.
+
+    Raises
+    ------
+    ArgumentError
+        For what is no prior.
+    """
+    if prior is not None:
+        problem = problem.replace(prior=prior)
+    (problem,) = _together(problem)
+    return Posterior(problem, objective_for(problem.nAGQ), joint)

@@ -14,6 +14,7 @@ from mixedlm_jax.elimination import Effects
 from mixedlm_jax.modes import joint_hessian
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search, advance
+from mixedlm_jax.priors import log_prior
 from mixedlm_jax.problem import (
     Params,
     Problem,
@@ -106,6 +107,8 @@ class State(NamedTuple):
     phi_slope: Array  # its Jacobian in the unconstrained coordinates
     log_base: Array  # what the objective leaves out of the log-likelihood
     beta_information: Array | None  # of beta, given theta (p, p), if the objective wants it
+    log_prior: Array  # the prior's log-density
+    prior_slope: Array  # its gradient in beta (p,)
 
 
 @program("objective")
@@ -113,6 +116,9 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
     """Predictor and dispersion at a point, given the modes there."""
     z, eta = rows_at(problem, params, u)
     information = None
+    prior, prior_slope = jax.value_and_grad(
+        lambda beta: log_prior(params._replace(beta=beta), problem)
+    )(params.beta)
     if objective.beta_is_conditional:
         weight = row_terms(problem, eta, params.phi).weight
         information = joint_hessian(problem, z, weight).information
@@ -125,6 +131,8 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
         phi_slope=jax.jacfwd(problem.reported_phi)(params.phi),
         log_base=problem.log_base,
         beta_information=information,
+        log_prior=prior,
+        prior_slope=prior_slope,
     )
 
 

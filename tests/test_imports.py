@@ -82,6 +82,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "search",
         "fit",
         "estimate",
+        "posterior",
     ),
     "results": (
         "inference.covariance",
@@ -105,7 +106,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "tidy",
         "getme",
     ),
-    "face": ("call", "model", "api", "functional", "datasets", ""),
+    "face": ("call", "model", "modular", "api", "functional", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
@@ -124,6 +125,7 @@ DEFERRED = {
     ("table", "narwhals"),
     ("getme", "scipy.sparse"),
     ("adequacy", "scipy.special"),
+    ("functional", "optax"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
 SHAPELESS = {"utils", "util", "helpers", "helper", "common", "misc", "compat", "tools", "mixins"}
