@@ -13,7 +13,7 @@ Everything that is public is imported here.
 
 from __future__ import annotations
 
-from mixedlm_jax import datasets, families
+from mixedlm_jax import datasets, families, functional, priors
 from mixedlm_jax.api import (
     bootMer,
     check_laplace,
@@ -57,6 +57,7 @@ from mixedlm_jax.errors import (
 )
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.model import GlmerResult
+from mixedlm_jax.modular import glFormula, mkGlmerDevfun, mkGlmerMod, optimizeGlmer
 
 __version__ = "0.1.0"
 
@@ -83,6 +84,8 @@ __all__ = [
     "extend",
     "families",
     "fit_many",
+    "functional",
+    "glFormula",
     "glmer",
     "glmer_nb",
     "load_bacteria",
@@ -96,8 +99,12 @@ __all__ = [
     "load_sleepstudy",
     "load_toenail",
     "load_verbagg",
+    "mkGlmerDevfun",
+    "mkGlmerMod",
+    "optimizeGlmer",
     "pool",
     "powerCurve",
     "powerSim",
+    "priors",
     "simulate_formula",
 ]

@@ -26,6 +26,7 @@ from mixedlm_jax.fits import Fits
 from mixedlm_jax.formula import parse
 from mixedlm_jax.many import fit_lanes_of
 from mixedlm_jax.model import GlmerResult, announce, fit_call
+from mixedlm_jax.modular import GlFormula, mkGlmerDevfun
 from mixedlm_jax.names import theta_names
 from mixedlm_jax.pooling import pooled
 from mixedlm_jax.power import Power, PowerCurve, curve_of, power_of
@@ -48,9 +49,11 @@ def glmer(
     contrasts: Mapping[str, str] | None = None,
     ziformula: str | None = None,
     dispformula: str | None = None,
+    prior: Any = None,
     start: Mapping[str, Any] | None = None,
     control: GlmerControl | None = None,
     verbose: int | None = None,
+    devFunOnly: bool = False,
 ) -> GlmerResult:
     """Fit a generalized linear mixed model by maximum likelihood.
 
@@ -88,6 +91,11 @@ def glmer(
     dispformula
         Fixed effects of the logarithm of the family's first dispersion parameter, one-sided; of the
         logit, where that is bounded. The random effects' theta is then absolute for every family.
+    prior
+        Penalises the likelihood: `priors.Normal`, `Ridge`, `HalfT`, `AwayFromZero`, a tuple of
+        them, or a JAX function of the parameters that returns a log-density. The estimates maximise
+        log-likelihood plus log-prior, standard errors come from the Hessian of that sum, and
+        `logLik` leaves the prior out. Cures separation and singular fits; not with nAGQ=0.
     start
         Where to begin, each part optional: "theta", "beta" (or lme4's "fixef"), and "phi", the
         estimated dispersion parameters on their natural scale, in the order of
@@ -98,6 +106,9 @@ def glmer(
         1 prints a line per iteration: its number, the log-likelihood, the decrement (what the next
         step promises to gain) and seconds. 0 prints nothing. None (default) shows one line, on a
         terminal only, while a fit takes more than a few seconds.
+    devFunOnly
+        Return the deviance function that would be minimised, a `DevianceFunction` of the flat
+        parameters, instead of a fit.
 
     Returns
     -------
@@ -141,7 +152,10 @@ def glmer(
         ziformula=ziformula,
         dispformula=dispformula,
         control=control,
+        prior=prior,
     )
+    if devFunOnly:
+        return mkGlmerDevfun(GlFormula.of(call))  # type: ignore[return-value]
     model = fit_call(call, start=start, verbose=verbose)
     announce(model)
     return model
@@ -160,6 +174,7 @@ def glmer_nb(
     contrasts: Mapping[str, str] | None = None,
     ziformula: str | None = None,
     dispformula: str | None = None,
+    prior: Any = None,
     start: Mapping[str, Any] | None = None,
     control: GlmerControl | None = None,
     verbose: int | None = None,
@@ -191,6 +206,7 @@ def glmer_nb(
         ziformula=ziformula,
         dispformula=dispformula,
         control=control,
+        prior=prior,
     )
     model = fit_call(call, start=start, verbose=verbose)
     announce(model)

@@ -20,7 +20,8 @@ from mixedlm_jax.fit import Fit, fit_problem, trimmed
 from mixedlm_jax.formula import Formula, parse_part
 from mixedlm_jax.identification import check_identified
 from mixedlm_jax.pearson import with_dispersion
-from mixedlm_jax.problem import make_problem
+from mixedlm_jax.priors import as_prior
+from mixedlm_jax.problem import Problem, make_problem
 from mixedlm_jax.progress import check_verbose, progress
 from mixedlm_jax.revision import revise
 from mixedlm_jax.threads import single_blas_thread
@@ -35,8 +36,8 @@ class Call:
     Raises
     ------
     ArgumentError
-        For an nAGQ or a control outside the values they may take, and for a formula of zeros with a
-        family that cannot have them.
+        For an nAGQ, a control or a prior outside what they may be, and for a formula of zeros with
+        a family that cannot have them.
     FormulaError
         For a ziformula or dispformula that is not one-sided.
     """
@@ -53,6 +54,7 @@ class Call:
     control: GlmerControl | None = None
     ziformula: str | None = None
     dispformula: str | None = None
+    prior: Any = None
 
     def __post_init__(self) -> None:
         _check_nAGQ(self.nAGQ)
@@ -70,6 +72,7 @@ class Call:
         found = tuple((name, terms) for name, terms in parts.items() if terms is not None)
         if found != self.formula.parts:
             object.__setattr__(self, "formula", replace(self.formula, parts=found))
+        object.__setattr__(self, "prior", as_prior(self.prior))
         object.__setattr__(self, "family", with_zeros(self.family, parts[ZERO] is not None))
 
     @property
@@ -116,6 +119,12 @@ class Call:
         check_identified(design, labels, self.family)
         return design, labels
 
+    def problem(self, design: Design) -> Problem:
+        """The `padded` problem of a design, with the prior."""
+        information = (self.control or GlmerControl()).information
+        made = make_problem(padded(design), self.family, information=information)
+        return made.replace(prior=self.prior)
+
     def fit(
         self,
         design: Design,
@@ -128,7 +137,7 @@ class Call:
         start = _start(start)
         check_verbose(verbose)
         with single_blas_thread(), jax.enable_x64(True):
-            problem = make_problem(padded(design), self.family, information=control.information)
+            problem = self.problem(design)
             with progress(verbose, lambda: float(problem.log_base)) as watch:
                 fit = fit_problem(
                     problem, nAGQ=int(self.nAGQ), control=control, start=start, watch=watch

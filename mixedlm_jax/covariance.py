@@ -32,6 +32,17 @@ class Structure:
         """Lambda (k, k), lower triangular."""
         raise NotImplementedError
 
+    def variances(self, theta: jax.Array, k: int) -> jax.Array:
+        """The variances that theta gives its effects: one for each that is free of the others."""
+        return jnp.sum(self.factor(theta, k) ** 2, axis=1)
+
+    def log_volume(self, theta: jax.Array, k: int) -> jax.Array:
+        """log |d(standard deviations, correlations) / d theta| (scalar), up to a constant.
+
+        Correlation matrices are measured so that a density of 1 makes them uniform.
+        """
+        raise NotImplementedError
+
     def lower(self, k: int) -> np.ndarray:
         """Lower bounds of theta as reported (n_theta,): 0 on the diagonal of Lambda."""
         raise NotImplementedError
@@ -64,6 +75,15 @@ class Unstructured(Structure):
         columns, rows = np.triu_indices(k)
         return jnp.zeros((k, k), theta.dtype).at[rows, columns].set(theta)
 
+    def log_volume(self, theta, k):
+        # Row j of Lambda is sd_j times a row l of the correlations' Cholesky factor, whose entries
+        # left of l_jj have the density l_jj^(k - j) where those matrices are uniform (Lewandowski,
+        # Kurowicka and Joe 2009), and d theta_j. = sd_j^(j - 1) / l_jj d sd_j dl; j = 1, ..., k.
+        factor, j = self.factor(theta, k), np.arange(1, k + 1)
+        log_sd = 0.5 * jnp.log(jnp.sum(factor**2, axis=1))
+        log_l = jnp.log(jnp.abs(jnp.diagonal(factor))) - log_sd
+        return jnp.sum((k - j + 1) * log_l - (j - 1) * log_sd)
+
     def lower(self, k):
         columns, rows = np.triu_indices(k)
         return np.where(rows == columns, 0.0, -np.inf)
@@ -92,6 +112,9 @@ class Diagonal(Structure):
     def factor(self, theta, k):
         return jnp.diag(theta)
 
+    def log_volume(self, theta, k):
+        return jnp.zeros((), theta.dtype)
+
     def lower(self, k):
         return np.zeros(k)
 
@@ -116,6 +139,12 @@ class HomogeneousDiagonal(Structure):
 
     def factor(self, theta, k):
         return theta[0] * jnp.eye(k, dtype=theta.dtype)
+
+    def variances(self, theta, k):
+        return theta**2
+
+    def log_volume(self, theta, k):
+        return jnp.zeros((), theta.dtype)
 
     def lower(self, k):
         return np.zeros(1)
@@ -160,6 +189,11 @@ class CompoundSymmetry(Structure):
             below = below + entry**2
         return sd[:, None] * jnp.stack([jnp.stack(row) for row in rows])
 
+    def log_volume(self, theta, k):
+        # d sd = sd d theta, and d rho is proportional to s (1 - s) dt, s = 1 / (1 + exp(-t))
+        t = theta[k:]
+        return jnp.sum(theta[:k]) + jnp.sum(jax.nn.log_sigmoid(t) + jax.nn.log_sigmoid(-t))
+
     def lower(self, k):
         return np.full(self.n_theta(k), -np.inf)
 
@@ -196,6 +230,12 @@ class Autoregressive(Structure):
         i, j = np.tril_indices(k)
         entries = lags[i - j] * jnp.where(j > 0, scale, 1.0)
         return sd * jnp.zeros((k, k), theta.dtype).at[i, j].set(entries)
+
+    def variances(self, theta, k):
+        return theta[:1] ** 2
+
+    def log_volume(self, theta, k):
+        return -1.5 * jnp.log1p(theta[1] ** 2)  # d rho = (1 + t^2)^(-3/2) dt
 
     def lower(self, k):
         return np.array([0.0, -np.inf])

@@ -46,7 +46,9 @@ class Fit:
     theta is relative to, sigma for the Gaussian, else 1. log_likelihood: with every constant.
     vcov: covariance of (theta, beta, phi), nan for parameters of a term on its boundary and for
     dispersion parameters at their limit; at nAGQ = 0 beta's part is conditional on theta, as
-    lme4's. dispersion: what multiplies the variance of a quasi family, 1 for all others; the
+    lme4's. log_prior: log-density of the prior at the estimates, None without one; the estimates
+    maximise its sum with the log-likelihood, and vcov is that of the sum's Hessian. dispersion:
+    what multiplies the variance of a quasi family, 1 for all others; the
     log_likelihood of a quasi family is its quasi-likelihood at dispersion 1.
     """
 
@@ -65,6 +67,7 @@ class Fit:
     information: str
     optinfo: dict[str, Any]
     dispersion: float = 1.0
+    log_prior: float | None = None
 
 
 def fit_problem(
@@ -100,7 +103,10 @@ def fit_problem(
     verdict = outcome.verdict()
     fixed_mean = state.fixed_mean
     if control.check_separation:
-        separated = _separated(given, problem, fixed_mean, outcome, verdict)
+        # a prior holds what the data let go
+        held = np.flatnonzero(state.prior_slope != 0.0)
+        found = _separated(given, problem, fixed_mean, outcome, verdict)
+        separated = tuple(j for j in found if j not in held)
         verdict = outcome.verdict(separated) if separated else verdict
 
     theta_signs, u, factors = _reported_signs(problem, outcome.factors, u)
@@ -114,7 +120,7 @@ def fit_problem(
         eta=state.eta,
         factors=factors,
         scale=float(state.scale),
-        log_likelihood=float(state.log_base - outcome.search.value),
+        log_likelihood=float(state.log_base - outcome.search.value - state.log_prior),
         vcov=reported_covariance(
             objective, outcome, theta_signs, state.beta_information, state.phi_slope, back
         ),
@@ -129,6 +135,7 @@ def fit_problem(
             "evaluations": outcome.evaluations,
             "differentiation": problem.differentiation,
         },
+        log_prior=None if problem.prior is None else float(state.log_prior),
     )
 
 
@@ -147,10 +154,13 @@ def conditioned(problem: Problem) -> tuple[Problem, np.ndarray]:
     """The problem with columns of X that can be told apart, and what takes its beta back (p, p).
 
     Nearly collinear columns (a year and its square) are exchanged for an orthogonal basis of the
-    same space: the fit is the same, its Hessian keeps its digits.
+    same space: the fit is the same, its Hessian keeps its digits. With a prior they stay: it is one
+    of these coefficients.
     """
     X = np.asarray(problem.X)
     p = X.shape[1]
+    if problem.prior is not None:
+        return problem, np.eye(p)
     scale = np.sqrt(np.mean(X**2, axis=0))
     gram = (X.T @ X) / len(X) / np.outer(scale, scale)
     if p == 0 or np.linalg.cond(gram) < _COLLINEAR:

@@ -24,6 +24,7 @@ from mixedlm_jax.dispersion import Matrices
 from mixedlm_jax.modes import joint_hessian
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import MIN_LENGTH, Search, advance
+from mixedlm_jax.priors import log_prior
 from mixedlm_jax.problem import (
     Params,
     Problem,
@@ -264,7 +265,7 @@ def _ending(
         vcov=reported @ searched @ reported.T,
         phi_slope=slope,
         beta_information=information,
-        log_likelihood=problem.log_base - search.value,
+        log_likelihood=problem.log_base - search.value - log_prior(params, problem),
         sizes=effects.sizes,
         lengths=effects.lengths,
         longest=effects.longest,

@@ -251,7 +251,7 @@ def _fits(
         )
     control = call.control or GlmerControl()
     with single_blas_thread(), jax.enable_x64(True):
-        given = make_problem(padded(design), call.family, information=control.information)
+        given = call.problem(design)
         lanes = int(np.sum(checked.usable))
         shared = Shared.of(given, int(call.nAGQ), control, _mesh(), max(lanes, 1))
         run = _Run(shared, checked.responses, checked.usable, start, folder, progress)

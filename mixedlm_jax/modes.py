@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mixedlm_jax.arrays import Array
+from mixedlm_jax.arrays import Array, precise
 from mixedlm_jax.elimination import (
     Effects,
     Factorization,
@@ -38,6 +38,7 @@ from mixedlm_jax.problem import (
 )
 
 # Newton converges quadratically: a step that is to gain less leaves an error of about this size.
+# In single precision both this and the slack are what `precise` makes of them.
 MODE_TOLERANCE = 1e-12
 _MAX_ROUNDS = 200
 _MAX_HALVINGS = 30
@@ -145,11 +146,13 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
     is not positive definite (a saddle between two modes).
     Returns the point, that gain (inf: not reached), and the rounds spent.
     """
+    unknown = jnp.full((), jnp.inf, jax.tree.leaves(start)[0].dtype)
+    tolerance, rounding = (precise(size, unknown.dtype) for size in (tolerance, _SLACK))
 
     def advance(state: _State) -> _State:
         trial = jax.tree.map(lambda own, part: own + state.length * part, state.point, state.step)
         objective, rows = evaluate(trial)
-        slack = _SLACK * (1.0 + jnp.abs(state.objective))
+        slack = rounding * (1.0 + jnp.abs(state.objective))
         accepted = jnp.isfinite(objective) & ~(objective > state.objective + slack)
         step, gain, sound = direction(trial, rows)
 
@@ -175,7 +178,6 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
         moving = (state.length > 0.5**_MAX_HALVINGS) & (state.rounds < _MAX_ROUNDS)
         return ~(state.gain < tolerance) & moving
 
-    unknown = jnp.full((), jnp.inf, jax.tree.leaves(start)[0].dtype)
     first = _State(
         point=start,
         step=jax.tree.map(jnp.zeros_like, start),

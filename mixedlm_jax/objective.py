@@ -1,7 +1,8 @@
 """The functions a fit minimises, one class per way of integrating out the random effects.
 
 Each maps a flat vector x to -log L (without the base measure), its gradient and the modes that the
-next evaluation starts from. They carry no state and are static arguments of the compiled programs.
+next evaluation starts from. Where the problem has a prior, its log-density is taken from the value.
+They carry no state and are static arguments of the compiled programs.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.errors import ArgumentError
-from mixedlm_jax.likelihood import joint_laplace, laplace, laplace_gradient
+from mixedlm_jax.likelihood import Evaluation, joint_laplace, laplace, laplace_gradient
 from mixedlm_jax.modes import JointModes
+from mixedlm_jax.priors import log_prior
 from mixedlm_jax.problem import Params, Problem
 from mixedlm_jax.quadrature import (
     nodes_at_once,
@@ -98,11 +100,11 @@ class LaplaceObjective(Objective):
         return aux
 
     def evaluate(self, problem, x, aux):
-        found = laplace_gradient(problem.split(x), problem, aux)
-        return found.value, found.gradient.flat, found.u
+        return _with_prior(laplace_gradient(problem.split(x), problem, aux), problem, x)
 
     def value(self, problem, x, aux):
-        return laplace(problem.split(x), problem, aux)
+        params = problem.split(x)
+        return laplace(params, problem, aux) - log_prior(params, problem)
 
     def covariance(self, searched, beta_information, phi_slope):
         jacobian = np.eye(len(searched))
@@ -131,10 +133,20 @@ class QuadratureObjective(LaplaceObjective):
 
     def evaluate(self, problem, x, aux):
         found = quadrature_gradient(problem.split(x), problem, aux, self.nAGQ)
-        return found.value, found.gradient.flat, found.u
+        return _with_prior(found, problem, x)
 
     def value(self, problem, x, aux):
-        return quadrature(problem.split(x), problem, aux, self.nAGQ)
+        params = problem.split(x)
+        return quadrature(params, problem, aux, self.nAGQ) - log_prior(params, problem)
+
+
+def _with_prior(found: Evaluation, problem: Problem, x: Array) -> tuple[Array, Array, Any]:
+    """Value, gradient in x, and modes, the prior's part taken from the first two."""
+    value, gradient = found.value, found.gradient.flat
+    if problem.prior is not None:
+        density, slope = jax.value_and_grad(lambda x: log_prior(problem.split(x), problem))(x)
+        value, gradient = value - density, gradient - slope
+    return value, gradient, found.u
 
 
 class JointObjective(Objective):
@@ -143,6 +155,13 @@ class JointObjective(Objective):
     label = "Adaptive Gauss-Hermite Quadrature, nAGQ = 0"
 
     beta_is_conditional = True
+
+    def check(self, problem):
+        if problem.prior is not None:
+            raise ArgumentError(
+                "nAGQ is 0, which finds the fixed effects with the modes and knows no prior; fit "
+                "with nAGQ=1"
+            )
 
     def x_of(self, params):
         return np.concatenate([params.theta, params.phi], axis=-1)

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixedlm_jax.arrays import Array
+from mixedlm_jax.arrays import Array, precise
 from mixedlm_jax.errors import ArgumentError
 
 _SUFFICIENT = 1e-4  # Armijo's fraction of the predicted decrease
 _SLACK = 1e-11  # rounding of the objective, relative to its size
-MIN_LENGTH = 1e-10
+MIN_LENGTH = 1e-10  # of a step, below which a search has stalled
 
 
 class Search(NamedTuple):
@@ -57,7 +57,7 @@ def advance(evaluate: Callable, search: Search) -> Search:
     step = search.length * direction
     slope = search.gradient @ step
     value, gradient, aux = evaluate(search.x + step, search.aux)
-    slack = _SLACK * (1.0 + jnp.abs(search.value))
+    slack = precise(_SLACK, value.dtype) * (1.0 + jnp.abs(search.value))
     finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
     accepted = finite & (value <= search.value + _SUFFICIENT * slope + slack)
 

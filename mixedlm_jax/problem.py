@@ -38,7 +38,7 @@ class Params(NamedTuple):
     @property
     def flat(self) -> Array:
         """theta, beta and phi in one vector."""
-        return jnp.concatenate(self)
+        return jnp.concatenate(self, axis=-1)
 
 
 class RowTerms(NamedTuple):
@@ -72,6 +72,7 @@ class Problem:
     information: str = field(metadata=_static)
     differentiation: str = field(default="automatic", metadata=_static)
     phi_matrices: Matrices = ()  # per dispersion parameter that is estimated; () for none at all
+    prior: Any = None  # a `Prior`, whose log-density the objectives add; None for none
 
     replace = replace
 
@@ -116,19 +117,30 @@ class Problem:
     @property
     def log_base(self) -> Array:
         """Sum of the rows' weighted log base measures: what the objectives leave out."""
+        return jnp.sum(self.row_log_base)
+
+    @property
+    def row_log_base(self) -> Array:
+        """The weighted log base measure of each row (n,)."""
         base = self.family.log_base_measure(self.y, self.trials)
         used, multiplier, _ = _weighting(self)
-        return jnp.sum(jnp.where(used, multiplier * base, 0.0))
+        return jnp.where(used, multiplier * base, 0.0)
 
     def effect_sizes(self, term: Term) -> np.ndarray:
-        """Root mean square of each covariate of a term over the rows that count (k,)."""
-        rows = np.asarray(self.Z[term.factor])[list(term.columns)]
-        return np.sqrt(np.mean(rows[:, np.asarray(self.weights) > 0] ** 2, axis=1))
+        """Root mean square of each covariate of a term over the rows that count (k,) (NumPy)."""
+        return covariate_sizes(np.asarray(self.Z[term.factor]), np.asarray(self.weights), term)
 
     def split(self, flat: Array) -> Params:
         """The inverse of `Params.flat`."""
         q, p = self.n_theta, self.X.shape[1]
         return Params(flat[:q], flat[q : q + p], flat[q + p :])
+
+
+def covariate_sizes(Z: Array, weights: Array, term: Term) -> Array:
+    """`Problem.effect_sizes` from the term's factor's Z (k, n) and the weights (n,)."""
+    used = weights > 0
+    squares = Z[np.array(term.columns)] ** 2 * used[None, :]
+    return (squares.sum(axis=1) / used.sum()) ** 0.5
 
 
 def make_problem(design: Design, family: Family, *, information: str = "observed") -> Problem:
@@ -165,9 +177,9 @@ def make_problem(design: Design, family: Family, *, information: str = "observed
 
 
 def zero_effects(problem: Problem) -> tuple[np.ndarray, ...]:
-    """Spherical random effects u = 0, per factor (k, levels)."""
+    """Spherical random effects u = 0 in the problem's precision, per factor (k, levels)."""
     sizes = zip(problem.plan.n_effects, problem.plan.n_levels, strict=True)
-    return tuple(np.zeros(size) for size in sizes)
+    return tuple(np.zeros(size, problem.X.dtype) for size in sizes)
 
 
 def covariance_factors(problem: Problem, params: Params) -> tuple[Array, ...]:

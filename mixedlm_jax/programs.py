@@ -14,6 +14,7 @@ from mixedlm_jax.elimination import Effects
 from mixedlm_jax.modes import joint_hessian
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search, advance
+from mixedlm_jax.priors import log_prior
 from mixedlm_jax.problem import (
     Params,
     Problem,
@@ -80,14 +81,19 @@ def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.nda
 
     Its memory is bounded by `_HESSIAN_ROWS` and `_HESSIAN_ROW_NODES`.
     """
-    d, n = len(search.x), len(problem.y)
+    d = len(search.x)
     if not np.isfinite(search.value):
         return np.full((d, d), np.nan)
-    width = objective.width(problem)
-    most = _HESSIAN_ROWS if width == 1 else _HESSIAN_ROW_NODES
-    at_once = int(np.clip(most // (n * width), 1, d))
+    at_once = columns_at_once(objective, problem, d)
     hessian = np.asarray(exact_hessian(objective, problem, search.x, search.aux, at_once))
     return 0.5 * (hessian + hessian.T)
+
+
+def columns_at_once(objective: Objective, problem: Problem, d: int) -> int:
+    """How many columns of a Hessian (d, d) are made together: what bounds its memory."""
+    width = objective.width(problem)
+    most = _HESSIAN_ROWS if width == 1 else _HESSIAN_ROW_NODES
+    return int(np.clip(most // (len(problem.y) * width), 1, d))
 
 
 class State(NamedTuple):
@@ -101,6 +107,8 @@ class State(NamedTuple):
     phi_slope: Array  # its Jacobian in the unconstrained coordinates
     log_base: Array  # what the objective leaves out of the log-likelihood
     beta_information: Array | None  # of beta, given theta (p, p), if the objective wants it
+    log_prior: Array  # the prior's log-density
+    prior_slope: Array  # its gradient in beta (p,)
 
 
 @program("objective")
@@ -108,6 +116,9 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
     """Predictor and dispersion at a point, given the modes there."""
     z, eta = rows_at(problem, params, u)
     information = None
+    prior, prior_slope = jax.value_and_grad(
+        lambda beta: log_prior(params._replace(beta=beta), problem)
+    )(params.beta)
     if objective.beta_is_conditional:
         weight = row_terms(problem, eta, params.phi).weight
         information = joint_hessian(problem, z, weight).information
@@ -120,6 +131,8 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
         phi_slope=jax.jacfwd(problem.reported_phi)(params.phi),
         log_base=problem.log_base,
         beta_information=information,
+        log_prior=prior,
+        prior_slope=prior_slope,
     )
 
 

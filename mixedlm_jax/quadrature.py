@@ -14,6 +14,7 @@ with the parameters, and the gradient is that of the computed value. The base me
 from __future__ import annotations
 
 from functools import cache
+from math import sqrt
 from typing import NamedTuple
 
 import jax
@@ -118,6 +119,11 @@ def quadrature(params: Params, problem: Problem, u0: Effects, n_nodes: int) -> A
 
 def quadrature_around(params: Params, problem: Problem, u: Effects, n_nodes: int) -> Array:
     """-log L with the nodes around u, whatever that is (scalar)."""
+    return jnp.sum(quadrature_of_levels(params, problem, u, n_nodes))
+
+
+def quadrature_of_levels(params: Params, problem: Problem, u: Effects, n_nodes: int) -> Array:
+    """What each level adds to `quadrature_around` (m,)."""
     plan, (modes,) = problem.plan, u
     (level,), (m,), k = plan.levels, plan.n_levels, plan.n_effects[0]
     z, eta = rows_at(problem, params, u)
@@ -125,8 +131,8 @@ def quadrature_around(params: Params, problem: Problem, u: Effects, n_nodes: int
     root = small_cholesky(assemble(plan, z, weight).diagonal[0])
     # u_q = u_hat + spread z_q, and eta_iq = eta_i + slope_i . z_q
     identity = jnp.broadcast_to(jnp.eye(k, dtype=eta.dtype)[:, :, None], root.shape)
-    spread = np.sqrt(2.0) * solve_upper(root, identity)
-    slope = np.sqrt(2.0) * solve_lower(root[:, :, level], z[0][:, None, :])[:, 0, :]
+    spread = sqrt(2.0) * solve_upper(root, identity)
+    slope = sqrt(2.0) * solve_lower(root[:, :, level], z[0][:, None, :])[:, 0, :]
 
     def level_sums(rows: Array) -> Array:
         return jax.ops.segment_sum(rows, level, num_segments=m)
@@ -150,14 +156,14 @@ def quadrature_around(params: Params, problem: Problem, u: Effects, n_nodes: int
         relative = log_weights[None, :] + at_mode[:, None] + fit - penalty
         return total + jnp.sum(jnp.exp(relative), axis=1), None
 
-    rule = _chunks(problem, n_nodes)
+    rule = jax.tree.map(lambda part: jnp.asarray(part, eta.dtype), _chunks(problem, n_nodes))
     total = jnp.zeros_like(at_mode)
     if len(rule.nodes) == 1:
         total, _ = add(total, Rule(rule.nodes[0], rule.log_weights[0]))
     else:
-        total, _ = jax.lax.scan(jax.checkpoint(add), total, jax.tree.map(jnp.asarray, rule))
-    log_roots = sum(jnp.sum(jnp.log(root[i, i])) for i in range(k))
-    return jnp.sum(at_mode - jnp.log(total)) + log_roots
+        total, _ = jax.lax.scan(jax.checkpoint(add), total, rule)
+    log_roots = sum(jnp.log(root[i, i]) for i in range(k))
+    return at_mode - jnp.log(total) + log_roots
 
 
 def _times(slopes: Array, nodes: Array) -> Array:

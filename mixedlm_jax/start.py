@@ -169,32 +169,33 @@ def prepare(problem: Problem, first: Params) -> Start:
     )
 
 
-def inverse_metric(*blocks: np.ndarray) -> np.ndarray:
+def inverse_metric(*blocks: Array) -> Array:
     """Inverse of a block-diagonal information, with weak directions held to a moderate step.
 
-    Blocks (..., k, k) with the same leading axes, those of the result (..., d, d).
+    Blocks (..., k, k) with the same leading axes, those of the result (..., d, d). NumPy from
+    NumPy, JAX from JAX.
     """
-    inverses = [_guarded_inverse(np.asarray(block)) for block in blocks]
-    size = sum(block.shape[-1] for block in inverses)
-    whole = np.zeros((*inverses[0].shape[:-2], size, size))
-    at = 0
-    for block in inverses:
-        stop = at + block.shape[-1]
-        whole[..., at:stop, at:stop] = block
-        at = stop
-    return whole
+    inverses = [_guarded_inverse(block) for block in blocks if block.shape[-1]]
+    ends = np.cumsum([block.shape[-1] for block in inverses])
+    xp = blocks[0].__array_namespace__()
+    lead = [(0, 0)] * (blocks[0].ndim - 1)
+    rows = [
+        xp.pad(block, [*lead, (int(end) - block.shape[-1], int(ends[-1] - end))])
+        for block, end in zip(inverses, ends, strict=True)
+    ]
+    return xp.concatenate(rows, axis=-2)
 
 
-def _guarded_inverse(information: np.ndarray) -> np.ndarray:
+def _guarded_inverse(information: Array) -> Array:
     """The inverse (..., k, k); the identity where an entry is not finite."""
-    size = information.shape[-1]
-    if not size:
-        return information
-    finite = np.all(np.isfinite(information), axis=(-2, -1), keepdims=True)
-    information = np.where(finite, information, np.eye(size))
-    diagonal = np.diagonal(information, axis1=-2, axis2=-1)
-    scale = 1.0 / np.sqrt(np.maximum(diagonal, 1e-3))
-    values, vectors = np.linalg.eigh(information * scale[..., :, None] * scale[..., None, :])
-    values = np.maximum(values, 1e-6)
+    xp = information.__array_namespace__()
+    finite = xp.all(xp.isfinite(information), axis=(-2, -1), keepdims=True)
+    unit = xp.eye(information.shape[-1], dtype=information.dtype)
+    unit = xp.broadcast_to(unit, information.shape)
+    information = xp.where(finite, information, unit)
+    diagonal = xp.diagonal(information, 0, -2, -1)
+    scale = 1.0 / xp.sqrt(xp.maximum(diagonal, 1e-3))
+    values, vectors = xp.linalg.eigh(information * scale[..., :, None] * scale[..., None, :])
     root = scale[..., :, None] * vectors
-    return (root / values[..., None, :]) @ np.swapaxes(root, -2, -1)
+    inverse = (root / xp.maximum(values, 1e-6)[..., None, :]) @ xp.swapaxes(root, -2, -1)
+    return xp.where(finite, inverse, unit)

@@ -89,6 +89,8 @@ def _notes_on_fit(fit: Fit) -> list[str]:
     notes = []
     if fit.nAGQ == 0:
         notes.append("Standard errors of the fixed effects are conditional on theta (nAGQ = 0).")
+    if fit.log_prior is not None:
+        notes.append("Penalised by a prior: estimates and standard errors have it, logLik has not.")
     if fit.information == "expected":
         notes.append("The Laplace determinant uses the expected information, as lme4's does.")
     if fit.verdict.singular:

@@ -63,9 +63,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "plan",
         "elimination",
         "problem",
+        "priors",
         "modes",
         "likelihood",
         "quadrature",
+        "clusters",
         "curvature",
         "objective",
     ),
@@ -85,6 +87,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "lane_fits",
         "lane_responses",
         "checkpoint",
+        "estimate",
+        "posterior",
     ),
     "results": (
         "inference.covariance",
@@ -120,7 +124,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "pooling",
         "summarise",
         "model",
+        "modular",
         "api",
+        "functional",
         "datasets",
         "",
     ),
@@ -146,6 +152,7 @@ DEFERRED = {
     ("power", "scipy.special"),
     ("power", "matplotlib.pyplot"),
     ("adequacy", "scipy.special"),
+    ("functional", "optax"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
 SHAPELESS = {"utils", "util", "helpers", "helper", "common", "misc", "compat", "tools", "mixins"}

@@ -155,7 +155,7 @@ class Family:
 
     def coordinates(self, phi: Array) -> tuple[Array, ...]:
         """Unconstrained coordinates of all parameters, given or estimated."""
-        return self._all(phi, lambda parameter, value: parameter.coordinate(value))
+        return self._all(phi, lambda parameter, value: float(parameter.coordinate(value)))
 
     def shapes(self, dispersion: Shapes) -> tuple[Any, ...]:
         """Natural values of all parameters, from those that are estimated."""

@@ -19,6 +19,7 @@ from mixedlm_jax.families.base import (
     require_positive,
 )
 from mixedlm_jax.families.draws import positive_uniform
+from mixedlm_jax.families.loggamma import HALF_LOG_2PI
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class InverseGaussian(Family):
         return -0.5 * (away**2 * jnp.exp(-log_phi) / y + log_phi)
 
     def log_base_measure(self, y, trials):
-        return -0.5 * np.log(2.0 * np.pi) - 1.5 * jnp.log(y)
+        return -HALF_LOG_2PI - 1.5 * jnp.log(y)
 
     def sample(self, key, eta, phi, trials, precision):
         # Michael, Schucany and Haas (1976, The American Statistician 30): a chi-squared variable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
 import jax
@@ -14,7 +15,8 @@ from mixedlm_jax.families.base import LIMIT, Family, Parameter, named
 from mixedlm_jax.families.draws import log_of_gamma
 from mixedlm_jax.families.loggamma import HALF_LOG_2PI, log_rising
 
-_FAR = 1e40  # beyond it 1 + z^2 is z^2, whose powers in derivatives may overflow
+# Beyond this power of the largest number 1 + z^2 is z^2, whose powers in derivatives may overflow.
+_FAR = 0.13
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,14 @@ class StudentT(Family):
         log_sigma, log_df = self.coordinates(phi)
         log_scale = log_sigma + 0.5 * log_df
         z = (y - self.link.inverse(eta)) * jnp.exp(-log_scale)
-        far = jnp.abs(z) > _FAR
+        far = jnp.abs(z) > float(jnp.finfo(z.dtype).max) ** _FAR
         close = jnp.where(far, self.link.interior, eta)
         near = jnp.log1p(((y - self.link.inverse(close)) * jnp.exp(-log_scale)) ** 2)
         away = self._log_distance(y, jnp.where(far, eta, self.link.interior))
         tail = jnp.where(far, 2.0 * (away - log_scale), near)
         # lgamma((df + 1) / 2) - lgamma(df / 2) - log(df / 2) / 2 -> 0 with df -> inf
         half = jnp.full_like(eta, 0.5)
-        constant = log_rising(half, log_df - np.log(2.0)) - log_sigma - HALF_LOG_2PI
+        constant = log_rising(half, log_df - log(2.0)) - log_sigma - HALF_LOG_2PI
         return constant - 0.5 * (jnp.exp(log_df) + 1.0) * tail
 
     def _log_distance(self, y: Array, eta: Array) -> Array:

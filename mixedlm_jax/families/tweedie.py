@@ -142,7 +142,7 @@ def log_series(y: Array, log_phi: Array, low: Array, high: Array) -> Array:
     def column(values: Array) -> Array:
         return jnp.broadcast_to(row(values)[..., None], (*jnp.shape(y), _TERMS))
 
-    count = jnp.broadcast_to(jnp.arange(float(_TERMS)), (*jnp.shape(y), _TERMS))
+    count = jnp.broadcast_to(jnp.arange(_TERMS, dtype=a.dtype), (*jnp.shape(y), _TERMS))
     j = column(first) + column(step) * count
     log_j = jnp.log(j)
     terms = j * column(slope) - log_gamma(j + 1.0, jnp.log(j + 1.0))
