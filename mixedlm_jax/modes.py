@@ -23,6 +23,7 @@ from mixedlm_jax.elimination import (
     adjoint,
     assemble,
     factorize,
+    is_definite,
     predictor,
     solve,
 )
@@ -317,8 +318,6 @@ def _definite_factor(problem: Problem, z: Rows, weight: Array) -> tuple[Factoriz
     factor = factor_of(weight)
     if problem.family.log_concave:
         return factor, jnp.array(True)
-    finite = jnp.array(True)
-    for leaf in jax.tree.leaves((factor.diagonal, factor.corner)):
-        finite &= jnp.all(jnp.isfinite(leaf))
-    definite = jax.lax.cond(finite, lambda: factor, lambda: factor_of(jnp.maximum(weight, 0.0)))
-    return definite, finite
+    sound = is_definite(factor)
+    definite = jax.lax.cond(sound, lambda: factor, lambda: factor_of(jnp.maximum(weight, 0.0)))
+    return definite, sound
