@@ -31,7 +31,7 @@ _MAX_STEPS = 24  # of Lanczos' process
 # Residual of A x = z in Lanczos' subspace, relative to z, at which the process stops.
 _STEP_TOLERANCE = 1e-9
 # Terms kept of the derivative of z' g(A) z in A, sum_k weight_k y_k y_k'.
-RANK = 4
+_RANK = 4
 
 
 def conjugate_gradients(multiply: Callable[[Array], Array], diagonal: Array, rhs: Array) -> Array:
@@ -160,7 +160,7 @@ def quadratures(
         slopes = _log_differences(ritz) - 1.0 + known * (gap[:, None] + gap[None, :])
         inside = vectors @ (along[:, None] * slopes * along[None, :]) @ vectors.T
         weight, parts = jnp.linalg.eigh(0.5 * size * (inside + inside.T))
-        chosen = jnp.argsort(-jnp.abs(weight))[: min(RANK, steps)]
+        chosen = _largest(jnp.abs(weight), min(_RANK, steps))
         parts = parts[:, chosen]
         extended = jnp.pad(jnp.triu(found.matrix), ((0, 1), (0, 0)))
         extended = extended.at[jnp.arange(1, steps + 1), jnp.arange(steps)].add(found.beside)
@@ -172,6 +172,15 @@ def quadratures(
         )
 
     return jax.lax.map(of_probe, probes)
+
+
+def _largest(sizes: Array, count: int) -> Array:
+    """Where the `count` largest of a few sizes stand; a program that sorts could not be kept."""
+    places = []
+    for _ in range(count):
+        places.append(jnp.argmax(sizes))
+        sizes = sizes.at[places[-1]].set(-1.0)
+    return jnp.stack(places)
 
 
 def _log_differences(points: Array) -> Array:

@@ -23,7 +23,7 @@ from mixedlm_jax.elimination import Effects, Rows, predictor
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
 from mixedlm_jax.families.base import elementwise_derivatives
-from mixedlm_jax.plan import Plan, make_plan
+from mixedlm_jax.plan import Crossing, Plan, make_plan
 
 _static = {"static": True}
 
@@ -131,8 +131,16 @@ class Problem:
         return Params(flat[:q], flat[q : q + p], flat[q + p :])
 
 
-def make_problem(design: Design, family: Family, *, information: str = "observed") -> Problem:
+def make_problem(
+    design: Design,
+    family: Family,
+    *,
+    information: str = "observed",
+    crossing: Crossing | None = None,
+) -> Problem:
     """Put a design's arrays and its elimination plan together.
+
+    crossing: how large a Schur complement of crossed factors is formed; None for the defaults.
 
     Raises `ArgumentError` for `information="expected"` where the family has no closed form.
     """
@@ -145,6 +153,7 @@ def make_problem(design: Design, family: Family, *, information: str = "observed
         [factor.levels for factor in design.factors],
         [factor.n_levels for factor in design.factors],
         [factor.Z.shape[0] for factor in design.factors],
+        crossing,
     )
     # a row of weight 0 may hold what the family cannot have; a derivative would be lost in it
     row = np.where(design.weights > 0, np.arange(len(design.y)), np.argmax(design.weights > 0))
