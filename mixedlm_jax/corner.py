@@ -304,20 +304,27 @@ class SparseFactor:
         return conjugate_gradients(self.multiply, self.diagonal, rhs)
 
     def quadratures(self) -> Quadratures:
-        """What the probes say of log|I + E|."""
-        known = self.plan.unformed.pattern is not None
-        probes = self.plan.unformed.probes.astype(self.diagonal.dtype)
-        return quadratures(self.scaled, probes, second_order_known=known)
+        """What the exact vectors and the probes say of log|I + E|."""
+        lists, dtype = self.plan.unformed, self.diagonal.dtype
+        starts = jnp.concatenate([lists.exact, lists.probes]).astype(dtype)
+        return quadratures(self.scaled, starts, second_order_known=lists.pattern is not None)
 
     def log_determinant(self, found: Quadratures | None = None) -> Array:
         """log|S|; found: what `quadratures` gave."""
         found = self.quadratures() if found is None else found
-        return self._known() + jnp.mean(found.value)
+        return self._known() + self._shares @ found.value
 
     def log_determinant_error(self) -> Array:
         """Monte Carlo standard error of `log_determinant`."""
-        value = self.quadratures().value
+        value = self.quadratures().value[len(self.plan.unformed.exact) :]
         return jnp.std(value, ddof=1) / jnp.sqrt(float(len(value)))
+
+    @property
+    def _shares(self) -> Array:
+        """What each vector of `quadratures` counts in a trace: a mean over the probes."""
+        n_exact, n_probes = len(self.plan.unformed.exact), len(self.plan.unformed.probes)
+        shares = np.repeat([1.0, 1.0 / n_probes], [n_exact, n_probes])
+        return jnp.asarray(shares, self.diagonal.dtype)
 
     def linearised(self, diagonal: Array, found: Quadratures) -> Array:
         """A scalar with the gradient of `log_determinant` in all that S is made of.
@@ -325,19 +332,17 @@ class SparseFactor:
         diagonal, found: S's diagonal and the quadratures at the point, which are held fixed. With
         A = D^-1/2 S D^-1/2 and x = D^-1/2 y, y' dA y = x' dS x - sum_a y_a (A y)_a dD_a / D_a.
         """
-        vectors, weight, slope, diagonal = first_order_only(
-            (
-                found.vector / jnp.sqrt(diagonal),
-                found.weight / len(found.weight),
-                -jnp.mean(
-                    jnp.sum(found.weight[:, :, None] * found.vector * found.image, axis=1), axis=0
-                ),
-                diagonal,
-            )
-        )
-        forms = jax.lax.map(jax.checkpoint(self.form), vectors.reshape((-1, vectors.shape[-1])))
-        total = jnp.sum(weight.ravel() * forms) + jnp.sum(slope / diagonal * self.diagonal)
+        found, diagonal = first_order_only((found, diagonal))
+        weight = found.weight * self._shares[:, None]
+        bends = jnp.sum(weight[:, :, None] * found.vector * found.image, axis=(0, 1))
+        total = self._forms(weight.ravel(), found.vector / jnp.sqrt(diagonal))
+        total -= jnp.sum(bends / diagonal * self.diagonal)
         return self._known() + total
+
+    def _forms(self, weight: Array, vectors: Array) -> Array:
+        """sum_k weight_k x_k' S x_k for as many vectors (..., columns)."""
+        forms = jax.lax.map(jax.checkpoint(self.form), vectors.reshape((-1, vectors.shape[-1])))
+        return weight @ forms
 
     def _known(self) -> Array:
         """The part of log|S| that needs no probes: log|D| - |E|_F^2 / 2, or log|D|."""

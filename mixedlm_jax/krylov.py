@@ -4,13 +4,14 @@ Conjugate gradients with a diagonal preconditioner, and Gauss quadrature by Lanc
 tr f(A), A = I + E symmetric positive definite with unit diagonal (Ubaru, Chen and Saad 2017,
 SIAM J. Matrix Anal. Appl. 38(4); for crossed random effects Kuendig and Sigrist 2025).
 
-With fixed probes z of +-1, log|A| is estimated by the mean of z' log(A) z. What of log(1 + e) =
-e - e^2/2 + e^3/3 - ... is known exactly is taken out of it first: tr E = 0, and where
-tr E^2 = |E|_F^2 is computed too,
+What of log(1 + e) = e - e^2/2 + e^3/3 - ... is known exactly is taken out first: tr E = 0, and
+where tr E^2 = |E|_F^2 is computed too,
 
-    log|I + E| = -|E|_F^2 / 2 + mean_z z' g(I + E) z,     g(a) = log a - (a - 1) + (a - 1)^2 / 2
+    log|I + E| = -|E|_F^2 / 2 + tr g(I + E),     g(a) = log a - (a - 1) + (a - 1)^2 / 2
 
-The probes' variance is that of the third-order remainder alone.
+and the trace of g, a third-order remainder, is estimated by the mean of z' g(A) z over fixed random
+probes z. Directions in which E is known to be large are summed exactly, and left out of the probes
+(Meyer, Musco, Musco and Woodruff 2021, Hutch++).
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def lanczos(multiply: Callable[[Array], Array], start: Array, steps: int) -> Tri
 
 
 class Quadratures(NamedTuple):
-    """z' g(A) z of each probe z, and its derivative in A.
+    """z' g(A) z of each vector z, and its derivative in A.
 
     That derivative is sum_ab v_a v_b g[l_a, l_b] q_a q_b', with the Ritz pairs (l_a, q_a), the
     components v of z along them and g's divided differences: it is the derivative of the value for
@@ -135,23 +136,23 @@ class Quadratures(NamedTuple):
     It is held by its largest eigenvectors, sum_k weight_k y_k y_k'.
     """
 
-    value: Array  # (probes,)
-    weight: Array  # (probes, rank)
-    vector: Array  # y (probes, rank, q)
+    value: Array  # (vectors,)
+    weight: Array  # (vectors, rank)
+    vector: Array  # y (vectors, rank, q)
     image: Array  # A y
 
 
 def quadratures(
-    multiply: Callable[[Array], Array], probes: Array, *, second_order_known: bool
+    multiply: Callable[[Array], Array], starts: Array, *, second_order_known: bool
 ) -> Quadratures:
-    """Lanczos quadrature of z' g(A) z for each probe (probes, q).
+    """Lanczos quadrature of z' g(A) z for each of the vectors (vectors, q).
 
     second_order_known: g(a) is log a - (a - 1) + (a - 1)^2 / 2, else log a - (a - 1).
     """
-    steps = min(_MAX_STEPS, probes.shape[1])
+    steps = min(_MAX_STEPS, starts.shape[1])
     known = 0.5 if second_order_known else 0.0
 
-    def of_probe(start: Array) -> Quadratures:
+    def of_vector(start: Array) -> Quadratures:
         found = lanczos(multiply, start, steps)
         size = start @ start
         ritz, vectors = jnp.linalg.eigh(found.matrix)
@@ -171,7 +172,7 @@ def quadratures(
             image=(extended @ parts).T @ found.basis,
         )
 
-    return jax.lax.map(of_probe, probes)
+    return jax.lax.map(of_vector, starts)
 
 
 def _largest(sizes: Array, count: int) -> Array:

@@ -26,6 +26,8 @@ INDEX = np.uint32
 # has no exact second-order term, and a larger Monte Carlo error.
 MAX_PRODUCTS = 20_000_000
 _SEED = 20250509
+# Rough information of a row on a random effect of unit variance.
+_ROW_INFORMATION = 0.1
 
 
 class Entries(NamedTuple):
@@ -76,19 +78,43 @@ class Pattern:
 class Unformed:
     """What stands in for an S that is never formed.
 
-    `probes` are fixed vectors of +-1 (probes, columns). Without a `pattern` the second-order term
-    of the log-determinant is estimated like the rest.
+    A trace is the sum of x' f(S) x over the `exact` vectors, which are orthonormal, and its mean
+    over the `probes`, random signs less what they share with those. Without a `pattern` the
+    second-order term of the log-determinant is estimated like the rest.
     """
 
-    probes: Array
+    exact: Array  # (vectors, columns)
+    probes: Array  # (probes, columns)
     cells: tuple[Cells, ...]  # per pair of kept factors, as `combinations` has them
     pattern: Pattern | None
 
 
-def probe_vectors(n_probes: int, n_columns: int) -> np.ndarray:
-    """The same random signs in every process, int8 (n_probes, n_columns)."""
-    signs = np.random.default_rng(_SEED).integers(0, 2, (n_probes, n_columns), dtype=np.int8)
-    return 2 * signs - 1
+def level_means(
+    rows: Sequence[np.ndarray], n_levels: Sequence[int], n_effects: Sequence[int]
+) -> np.ndarray:
+    """One direction for each effect of each kept factor (effects, columns), orthonormal.
+
+    What all levels of an effect have in common is what the factors dispute with each other: the
+    eigenvalue of S that lies far from all others. Its eigenvector is about sqrt(diag S), which
+    grows with the rows of a level.
+    """
+    directions = []
+    for row, m, k in zip(rows, n_levels, n_effects, strict=True):
+        length = np.sqrt(1.0 + _ROW_INFORMATION * np.bincount(row, minlength=m))
+        directions.append(np.kron(np.eye(k), length / np.linalg.norm(length)))
+    at, whole = 0, np.zeros((sum(n_effects), sum(part.shape[1] for part in directions)))
+    first = 0
+    for part in directions:
+        whole[first : first + part.shape[0], at : at + part.shape[1]] = part
+        first, at = first + part.shape[0], at + part.shape[1]
+    return whole
+
+
+def probe_vectors(n_probes: int, exact: np.ndarray) -> np.ndarray:
+    """The same random signs in every process, orthogonal to the exact vectors."""
+    shape = (n_probes, exact.shape[1])
+    signs = 2.0 * np.random.default_rng(_SEED).integers(0, 2, shape) - 1.0
+    return signs - (signs @ exact.T) @ exact
 
 
 def count_products(entries: Entries, n_levels: int) -> int:
@@ -158,7 +184,10 @@ def plan_unformed(
             for offset, k, m in zip(offsets, kept_effects, kept_levels, strict=False)
         ]
         pattern = _plan_pattern(borders, chain_levels, columns, cells, q)
-    return Unformed(probes=probe_vectors(n_probes, q), cells=cells, pattern=pattern)
+    exact = level_means(kept_rows, kept_levels, kept_effects)
+    return Unformed(
+        exact=exact, probes=probe_vectors(n_probes, exact), cells=cells, pattern=pattern
+    )
 
 
 def _plan_cells(first: np.ndarray, second: np.ndarray, n_second: int) -> Cells:
