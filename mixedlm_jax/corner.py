@@ -8,17 +8,20 @@ products are those of lists,
 
 P the corner of H and E_c the eliminated border of chain factor c: solutions come of conjugate
 gradients, log|S| of Lanczos quadrature with fixed probes (`krylov`), each exact to its tolerance
-but for the probes' Monte Carlo error in the latter. With D = diag(S) and D^-1/2 S D^-1/2 = I + E,
+but for the probes' Monte Carlo error in the latter. With D = L L' the blocks of S of each level
+and L^-1 S L^-T = I + E,
 
-    log|S| = log|D| - |E|_F^2 / 2 + mean_z z' g(I + E) z
+    log|S| = log|D| - |E|_F^2 / 2 + tr g(I + E)
 
-is one smooth function of H; its gradient stands in for the selected inverse.
+with the trace as `krylov` estimates it. That is one smooth function of H, and its gradient stands
+in for the selected inverse.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import combinations, combinations_with_replacement
 from typing import NamedTuple
 
 import jax
@@ -35,7 +38,17 @@ from mixedlm_jax.krylov import (
 )
 from mixedlm_jax.pattern import INDEX
 from mixedlm_jax.plan import Border, Plan
-from mixedlm_jax.small import apply, cross, gram, plus_identity, sum_by
+from mixedlm_jax.small import (
+    apply,
+    contract,
+    cross,
+    gram,
+    plus_identity,
+    small_cholesky,
+    solve_lower,
+    solve_upper,
+    sum_by,
+)
 
 _DEFINITE_STEPS = 12
 
@@ -213,11 +226,12 @@ class SparseCorner(NamedTuple):
 
     def eliminated(self, plan: Plan, edges: tuple[Array, ...]) -> SparseFactor:
         """What S is known by. edges: E_c per chain factor."""
-        diagonal = jnp.concatenate([block[j, j] for block in self.own for j in range(len(block))])
+        blocks = list(self.own)
         for edge, (_, border) in zip(edges, plan.borders, strict=True):
-            squares = jnp.sum(edge**2, axis=0)
-            diagonal -= sum_by(squares, border.column, plan.n_columns)
-        return SparseFactor(plan, self, edges, diagonal)
+            for i, part in enumerate(_edges_of(plan, border, edge)):
+                other = _others(plan, border, i)
+                blocks[i] = blocks[i] - sum_by(contract(part, part), other, blocks[i].shape[2])
+        return SparseFactor(plan, self, edges, tuple(small_cholesky(block) for block in blocks))
 
     def level_blocks(self, plan: Plan) -> list[Array]:
         """The block of each level, per kept factor (k, k, levels)."""
@@ -267,15 +281,33 @@ def _parts(plan: Plan, x: Array) -> list[Array]:
     ]
 
 
+def _edges_of(plan: Plan, border: Border, edge: Array) -> list[Array]:
+    """The border of a chain factor as blocks, per kept factor (k_c, k_s, pairs)."""
+    blocks = []
+    for s, base, m in zip(plan.kept, border.base, border.n_pairs, strict=True):
+        k = plan.n_effects[s]
+        blocks.append(edge[:, base : base + k * m].reshape((-1, k, m)))
+    return blocks
+
+
+def _others(plan: Plan, border: Border, i: int) -> Array:
+    """The level of the i-th kept factor of each of a border's pairs with it."""
+    base, m = border.base[i], border.n_pairs[i]
+    return border.column[base : base + m] - INDEX(plan.offsets[i])
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SparseFactor:
-    """S by its products: P, E_c per chain factor (k, entries), and S's diagonal."""
+    """S by its products: P, E_c per chain factor (k, entries), and the blocks of S of each level.
+
+    roots: their Cholesky factors L, per kept factor (k, k, levels).
+    """
 
     plan: Plan
     block: SparseCorner
     edges: tuple[Array, ...]
-    diagonal: Array
+    roots: tuple[Array, ...]
 
     def multiply(self, x: Array) -> Array:
         """S x (columns,)."""
@@ -294,20 +326,31 @@ class SparseFactor:
             total -= jnp.sum(inner**2)
         return total
 
+    def _unscaled(self, x: Array) -> Array:
+        """L^-T x."""
+        return self._by_level(solve_upper, x)
+
+    def _by_level(self, solve: Callable[[Array, Array], Array], x: Array) -> Array:
+        parts = zip(self.roots, _parts(self.plan, x), strict=True)
+        return jnp.concatenate([solve(root, part[:, None, :]).ravel() for root, part in parts])
+
     def scaled(self, x: Array) -> Array:
-        """(I + E) x, S scaled to a unit diagonal."""
-        scale = 1.0 / jnp.sqrt(self.diagonal)
-        return scale * self.multiply(scale * x)
+        """(I + E) x = L^-1 S L^-T x."""
+        return self._by_level(solve_lower, self.multiply(self._unscaled(x)))
 
     def solve(self, rhs: Array) -> Array:
         """S^-1 rhs (columns,)."""
-        return conjugate_gradients(self.multiply, self.diagonal, rhs)
+
+        def precondition(x: Array) -> Array:
+            return self._unscaled(self._by_level(solve_lower, x))
+
+        return conjugate_gradients(self.multiply, precondition, rhs)
 
     def quadratures(self) -> Quadratures:
         """What the exact vectors and the probes say of log|I + E|."""
-        lists, dtype = self.plan.unformed, self.diagonal.dtype
+        lists, dtype = self.plan.unformed, self.roots[0].dtype
         starts = jnp.concatenate([lists.exact, lists.probes]).astype(dtype)
-        return quadratures(self.scaled, starts, second_order_known=lists.pattern is not None)
+        return quadratures(self.scaled, starts, second_order_known=lists.patterns is not None)
 
     def log_determinant(self, found: Quadratures | None = None) -> Array:
         """log|S|; found: what `quadratures` gave."""
@@ -324,51 +367,68 @@ class SparseFactor:
         """What each vector of `quadratures` counts in a trace: a mean over the probes."""
         n_exact, n_probes = len(self.plan.unformed.exact), len(self.plan.unformed.probes)
         shares = np.repeat([1.0, 1.0 / n_probes], [n_exact, n_probes])
-        return jnp.asarray(shares, self.diagonal.dtype)
+        return jnp.asarray(shares, self.roots[0].dtype)
 
-    def linearised(self, diagonal: Array, found: Quadratures) -> Array:
+    def linearised(self, at: SparseFactor, found: Quadratures) -> Array:
         """A scalar with the gradient of `log_determinant` in all that S is made of.
 
-        diagonal, found: S's diagonal and the quadratures at the point, which are held fixed. With
-        A = D^-1/2 S D^-1/2 and x = D^-1/2 y, y' dA y = x' dS x - sum_a y_a (A y)_a dD_a / D_a.
+        at, found: the factor at the point, and its quadratures, which are held fixed. With
+        A = L^-1 S L^-T and x = L^-T y,  y' dA y = x' dS x - 2 x' dL (A y).
         """
-        found, diagonal = first_order_only((found, diagonal))
-        weight = found.weight * self._shares[:, None]
-        bends = jnp.sum(weight[:, :, None] * found.vector * found.image, axis=(0, 1))
-        total = self._forms(weight.ravel(), found.vector / jnp.sqrt(diagonal))
-        total -= jnp.sum(bends / diagonal * self.diagonal)
+        roots, found = first_order_only((at.roots, found))
+        fixed = replace(at, roots=roots)
+        y = found.vector.reshape((-1, found.vector.shape[-1]))
+        images = found.image.reshape(y.shape)
+        weight = (found.weight * self._shares[:, None]).ravel()
+        x = jax.vmap(fixed._unscaled)(y)
+        total = weight @ jax.lax.map(jax.checkpoint(self.form), x)
+        for root, here, there in zip(
+            self.roots, _lanes(self.plan, x), _lanes(self.plan, images), strict=True
+        ):
+            total -= 2.0 * jnp.sum(root * jnp.einsum("a,ail,ajl->ijl", weight, here, there))
         return self._known() + total
-
-    def _forms(self, weight: Array, vectors: Array) -> Array:
-        """sum_k weight_k x_k' S x_k for as many vectors (..., columns)."""
-        forms = jax.lax.map(jax.checkpoint(self.form), vectors.reshape((-1, vectors.shape[-1])))
-        return weight @ forms
 
     def _known(self) -> Array:
         """The part of log|S| that needs no probes: log|D| - |E|_F^2 / 2, or log|D|."""
-        logs = jnp.sum(jnp.log(self.diagonal))
+        logs = [jnp.sum(jnp.log(root[j, j])) for root in self.roots for j in range(len(root))]
+        total = 2.0 * sum(logs[1:], logs[0])
         plan = self.plan
-        pattern = plan.unformed.pattern
-        if pattern is None:
-            return logs
-        entries = jnp.zeros(len(pattern.row), self.diagonal.dtype)
-        for target, block in zip(pattern.own, self.block.own, strict=True):
-            i, j = np.tril_indices(len(block), -1)
-            entries = entries.at[target].add(block[i, j])
-        for target, block in zip(pattern.cells, self.block.cells, strict=True):
-            entries = entries.at[target].add(block)
-        for pairs, edge in zip(pattern.products, self.edges, strict=True):
-            products = jnp.sum(edge[:, pairs.first] * edge[:, pairs.second], axis=0)
-            entries = entries.at[pairs.target].add(-products)
-        scale = 1.0 / self.diagonal
-        # |E|_F^2 has each entry of the lower triangle twice
-        return logs - jnp.sum(entries**2 * scale[pattern.row] * scale[pattern.column])
+        if plan.unformed.patterns is None:
+            return total
+        edges = [
+            _edges_of(plan, border, edge)
+            for edge, (_, border) in zip(self.edges, plan.borders, strict=True)
+        ]
+        cells = iter(self.block.cells)
+        two = combinations_with_replacement(range(len(plan.kept)), 2)
+        for (s, t), pattern in zip(two, plan.unformed.patterns, strict=True):
+            k, m = len(self.roots[s]), len(self.roots[t])
+            blocks = jnp.zeros((k, m, len(pattern.a)), total.dtype)
+            if pattern.cells is not None:
+                blocks = blocks.at[:, :, pattern.cells].add(next(cells))
+            for pairs, parts in zip(pattern.products, edges, strict=True):
+                products = contract(parts[s][:, :, pairs.first], parts[t][:, :, pairs.second])
+                blocks = blocks - sum_by(products, pairs.target, len(pattern.a))
+            blocks = solve_lower(self.roots[s][:, :, pattern.a], blocks)
+            turned = solve_lower(self.roots[t][:, :, pattern.b], jnp.swapaxes(blocks, 0, 1))
+            # |E|_F^2 has each block twice
+            total -= jnp.sum(turned**2)
+        return total
 
     def definite(self) -> Array:
         """Whether S is positive definite, as far as its extreme Ritz values show."""
-        start = self.plan.unformed.probes[0].astype(self.diagonal.dtype)
+        start = self.plan.unformed.probes[0].astype(self.roots[0].dtype)
         found = lanczos(self.scaled, start, min(_DEFINITE_STEPS, len(start)))
-        return jnp.all(self.diagonal > 0.0) & (jnp.linalg.eigvalsh(found.matrix)[0] > 0.0)
+        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(root)) for root in self.roots]))
+        return finite & (jnp.linalg.eigvalsh(found.matrix)[0] > 0.0)
+
+
+def _lanes(plan: Plan, vectors: Array) -> list[Array]:
+    """Vectors (m, columns) as effects, per kept factor (m, k, levels)."""
+    return [
+        vectors[:, start:stop].reshape((len(vectors), plan.n_effects[s], plan.n_levels[s]))
+        for s, start, stop in zip(plan.kept, plan.offsets, plan.offsets[1:], strict=False)
+    ]
 
 
 @jax.custom_jvp

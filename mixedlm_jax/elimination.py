@@ -238,7 +238,7 @@ def _estimated_determinant(
 
     def linearised(matrix: Blocks) -> Array:
         varied = factorize(plan, matrix)
-        part = varied.corner.linearised(corner.diagonal, found)  # type: ignore[union-attr]
+        part = varied.corner.linearised(corner, found)  # type: ignore[union-attr]
         return _chain_log_determinant(varied) + part
 
     slope = jax.grad(linearised)(factor.matrix)

@@ -1,7 +1,7 @@
 """Solutions and log-determinants of matrices that are known by their products alone.
 
-Conjugate gradients with a diagonal preconditioner, and Gauss quadrature by Lanczos' process for
-tr f(A), A = I + E symmetric positive definite with unit diagonal (Ubaru, Chen and Saad 2017,
+Preconditioned conjugate gradients, and Gauss quadrature by Lanczos' process for
+tr f(A), A = I + E symmetric positive definite with tr E = 0 (Ubaru, Chen and Saad 2017,
 SIAM J. Matrix Anal. Appl. 38(4); for crossed random effects Kuendig and Sigrist 2025).
 
 What of log(1 + e) = e - e^2/2 + e^3/3 - ... is known exactly is taken out first: tr E = 0, and
@@ -28,15 +28,20 @@ _MAX_ITERATIONS = 2000
 # Relative to the right-hand side, in the norm of the preconditioner.
 _TOLERANCE = 1e-11
 _USELESS = 1e-5  # a residual this large after all iterations is no solution
-_MAX_STEPS = 24  # of Lanczos' process
+_MAX_STEPS = 32  # of Lanczos' process
 # Residual of A x = z in Lanczos' subspace, relative to z, at which the process stops.
 _STEP_TOLERANCE = 1e-9
 # Terms kept of the derivative of z' g(A) z in A, sum_k weight_k y_k y_k'.
 _RANK = 4
 
 
-def conjugate_gradients(multiply: Callable[[Array], Array], diagonal: Array, rhs: Array) -> Array:
-    """A^-1 rhs (q,), A positive definite with this diagonal; nan where that did not converge."""
+def conjugate_gradients(
+    multiply: Callable[[Array], Array], precondition: Callable[[Array], Array], rhs: Array
+) -> Array:
+    """A^-1 rhs (q,) of a positive definite A; nan where that did not converge.
+
+    precondition: multiplies by an approximate inverse of A, positive definite too.
+    """
 
     def unfinished(state: tuple) -> Array:
         _, _, _, rho, rounds = state
@@ -47,11 +52,11 @@ def conjugate_gradients(multiply: Callable[[Array], Array], diagonal: Array, rhs
         image = multiply(direction)
         step = rho / (direction @ image)
         x, residual = x + step * direction, residual - step * image
-        scaled = residual / diagonal
+        scaled = precondition(residual)
         new = residual @ scaled
         return x, residual, scaled + (new / rho) * direction, new, rounds + 1
 
-    scaled = rhs / diagonal
+    scaled = precondition(rhs)
     size = rhs @ scaled
     tolerance = max(_TOLERANCE, 4.0 * float(jnp.finfo(rhs.dtype).eps))
     enough = tolerance**2 * size

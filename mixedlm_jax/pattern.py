@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from typing import NamedTuple
 
 import jax
@@ -41,11 +41,11 @@ class Entries(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of border entries that share a level: where their products land in S."""
+    """Pairs of border entries that share a level: where their products land."""
 
     first: Array
     second: Array
-    target: Array  # row * columns + column in the lower triangle of S, or an entry of a `Pattern`
+    target: Array  # row * columns + column in the lower triangle of S, or a block of a `Pattern`
 
 
 @jax.tree_util.register_dataclass
@@ -61,16 +61,15 @@ class Cells:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Pattern:
-    """Where the lower triangle of S can be other than 0, its diagonal left out.
+    """Which blocks of S, of two kept factors s <= t, can be other than 0.
 
-    Targets number the entries.
+    One block joins level a of s to level b of t; with s = t each is listed once, a > b.
     """
 
-    row: Array  # (entries,)
-    column: Array
-    own: tuple[Array, ...]  # per kept factor: targets of effects i > j of each level, (pairs, m)
-    cells: tuple[Array, ...]  # per pair of kept factors: targets (k, l, cells)
-    products: tuple[Pairs, ...]  # per chain factor
+    a: Array  # (blocks,)
+    b: Array
+    cells: Array | None  # the block of each cell of the two factors, None with s = t
+    products: tuple[Pairs, ...]  # per chain factor, of its borders' pairs with s and with t
 
 
 @jax.tree_util.register_dataclass
@@ -79,14 +78,14 @@ class Unformed:
     """What stands in for an S that is never formed.
 
     A trace is the sum of x' f(S) x over the `exact` vectors, which are orthonormal, and its mean
-    over the `probes`, random signs less what they share with those. Without a `pattern` the
+    over the `probes`, random signs less what they share with those. Without `patterns` the
     second-order term of the log-determinant is estimated like the rest.
     """
 
     exact: Array  # (vectors, columns)
     probes: Array  # (probes, columns)
-    cells: tuple[Cells, ...]  # per pair of kept factors, as `combinations` has them
-    pattern: Pattern | None
+    cells: tuple[Cells, ...]  # per two kept factors, as `combinations` has them
+    patterns: tuple[Pattern, ...] | None  # as `combinations_with_replacement`
 
 
 def level_means(
@@ -123,41 +122,38 @@ def count_products(entries: Entries, n_levels: int) -> int:
     return int(np.sum(count * (count + 1) // 2))
 
 
-def level_pairs(entries: Entries, n_levels: int, n_columns: int, *, itself: bool) -> Pairs:
-    """The pairs of entries that share a level, the column of the first not below the second's.
-
-    itself: whether an entry is a pair with itself. Targets are row * columns + column, and the
-    lists are not filled up yet.
-    """
+def level_pairs(entries: Entries, n_levels: int, n_columns: int) -> Pairs:
+    """The pairs of entries that share a level, the column of the first not below the second's."""
     place = np.flatnonzero(entries.real)
     level, column = entries.level[place], entries.column[place]
     count = np.bincount(level, minlength=n_levels)
-    # within a level the entries are ranked by column; entry r meets the entries 0..r, or 0..r-1
+    # within a level the entries are ranked by column; entry r meets the entries 0..r
     order = np.lexsort((column, level))
     start = np.repeat(np.cumsum(count) - count, count)
-    partners = np.arange(len(order)) - start + itself
-    first = np.repeat(np.arange(len(order)), partners)
-    within = np.arange(len(first)) - np.repeat(np.cumsum(partners) - partners, partners)
+    rank = np.arange(len(order)) - start
+    first = np.repeat(np.arange(len(order)), rank + 1)
+    within = np.arange(len(first)) - np.repeat(np.cumsum(rank + 1) - (rank + 1), rank + 1)
     second = order[start[first] + within]
     first = order[first]
     target = column[first].astype(np.int64) * n_columns + column[second]
-    return Pairs(place[first], place[second], target)
-
-
-def filled(pairs: Pairs, entries: Entries, n_targets: int) -> Pairs:
-    """The lists filled up to a bucket with pairs of a spare entry."""
-    spare = (0, bucket(len(pairs.first)) - len(pairs.first))
+    spare = (0, bucket(len(first)) - len(first))
     nobody = int(np.argmin(entries.real))
     return Pairs(
-        first=np.pad(pairs.first, spare, constant_values=nobody).astype(INDEX),
-        second=np.pad(pairs.second, spare, constant_values=nobody).astype(INDEX),
-        target=np.pad(pairs.target, spare).astype(INDEX if n_targets < 2**32 else np.uint64),
+        first=np.pad(place[first], spare, constant_values=nobody).astype(INDEX),
+        second=np.pad(place[second], spare, constant_values=nobody).astype(INDEX),
+        target=np.pad(target, spare).astype(INDEX if n_columns**2 < 2**32 else np.uint64),
     )
 
 
+class Meetings(NamedTuple):
+    """The distinct pairs (level of a chain factor, level of a kept one), ordered by the former."""
+
+    level: np.ndarray
+    other: np.ndarray
+
+
 def plan_unformed(
-    borders: Sequence[Entries],
-    chain_levels: Sequence[int],
+    meetings: Sequence[Sequence[Meetings]],
     kept_rows: Sequence[np.ndarray],
     kept_levels: Sequence[int],
     kept_effects: Sequence[int],
@@ -165,28 +161,27 @@ def plan_unformed(
 ) -> Unformed:
     """Plan for an S that is not formed.
 
-    borders, chain_levels: entries and number of levels of each chain factor. kept_rows,
-    kept_levels, kept_effects: the level of each row, the number of levels and of effects of each
-    kept factor.
+    meetings: per chain factor and kept factor. kept_rows, kept_levels, kept_effects: the level of
+    each row, the number of levels and of effects of each kept factor.
     """
-    sizes = [k * m for k, m in zip(kept_effects, kept_levels, strict=True)]
-    offsets = np.cumsum([0, *sizes])
-    q = int(offsets[-1])
-    cells = tuple(
-        _plan_cells(kept_rows[s], kept_rows[t], kept_levels[t])
-        for s, t in combinations(range(len(kept_rows)), 2)
-    )
-    total = sum(count_products(*pair) for pair in zip(borders, chain_levels, strict=True))
-    pattern = None
-    if total <= MAX_PRODUCTS:
-        columns = [
-            offset + np.arange(k * m).reshape((k, m))
-            for offset, k, m in zip(offsets, kept_effects, kept_levels, strict=False)
-        ]
-        pattern = _plan_pattern(borders, chain_levels, columns, cells, q)
+    n_kept = len(kept_rows)
+    cells = {
+        (s, t): _plan_cells(kept_rows[s], kept_rows[t], kept_levels[t])
+        for s, t in combinations(range(n_kept), 2)
+    }
+    patterns = None
+    two = list(combinations_with_replacement(range(n_kept), 2))
+    if sum(_count_meetings(own[s], own[t]) for own in meetings for s, t in two) <= MAX_PRODUCTS:
+        patterns = tuple(
+            _plan_pattern([(own[s], own[t]) for own in meetings], cells.get((s, t)), kept_levels[t])
+            for s, t in two
+        )
     exact = level_means(kept_rows, kept_levels, kept_effects)
     return Unformed(
-        exact=exact, probes=probe_vectors(n_probes, exact), cells=cells, pattern=pattern
+        exact=exact,
+        probes=probe_vectors(n_probes, exact),
+        cells=tuple(cells.values()),
+        patterns=patterns,
     )
 
 
@@ -201,41 +196,54 @@ def _plan_cells(first: np.ndarray, second: np.ndarray, n_second: int) -> Cells:
     )
 
 
+def _count_meetings(first: Meetings, second: Meetings) -> int:
+    """Number of pairs of meetings that share a level of the chain factor."""
+    levels = 1 + max(int(first.level[-1]), int(second.level[-1]))
+    counts = [np.bincount(part.level, minlength=levels) for part in (first, second)]
+    return int(counts[0] @ counts[1])
+
+
 def _plan_pattern(
-    borders: Sequence[Entries],
-    chain_levels: Sequence[int],
-    columns: Sequence[np.ndarray],
-    cells: Sequence[Cells],
-    q: int,
+    meetings: Sequence[tuple[Meetings, Meetings]], cells: Cells | None, n_second: int
 ) -> Pattern:
-    """columns: of S, for each effect and level of each kept factor (k, levels)."""
-    codes = []
-    for own in columns:
-        i, j = np.tril_indices(len(own), -1)
-        codes.append(own[i] * q + own[j])
-    for (s, t), cell in zip(combinations(range(len(columns)), 2), cells, strict=True):
-        below, left = columns[t][:, cell.second], columns[s][:, cell.first]
-        codes.append(below[None, :, :] * q + left[:, None, :])
-    products = [
-        level_pairs(entries, m, q, itself=False)
-        for entries, m in zip(borders, chain_levels, strict=True)
-    ]
-    codes += [pairs.target for pairs in products]
-    code, target = np.unique(np.concatenate([c.ravel() for c in codes]), return_inverse=True)
-    size = bucket(len(code) + 1)
-    pieces = np.split(target, np.cumsum([c.size for c in codes])[:-1])
-    targets = [piece.reshape(c.shape) for piece, c in zip(pieces, codes, strict=True)]
-    n_own, n_cells = len(columns), len(cells)
-    row, column = np.divmod(np.pad(code, (0, size - len(code))), q)
+    """meetings: of each chain factor with s and with t. cells: of s and t, None with s = t."""
+    codes = [] if cells is None else [cells.first.astype(np.int64) * n_second + cells.second]
+    products = []
+    for first, second in meetings:
+        i, j = _sharing(first.level, second.level)
+        if cells is None:
+            below = first.other[i] > second.other[j]
+            i, j = i[below], j[below]
+        products.append((i, j))
+        codes.append(first.other[i].astype(np.int64) * n_second + second.other[j])
+    code, target = np.unique(np.concatenate(codes), return_inverse=True)
+    a, b = np.divmod(np.pad(code, (0, bucket(len(code)) - len(code))), n_second)
+    targets = np.split(target, np.cumsum([len(part) for part in codes])[:-1])
     return Pattern(
-        row=row.astype(INDEX),
-        column=column.astype(INDEX),
-        own=tuple(part.astype(INDEX) for part in targets[:n_own]),
-        cells=tuple(part.astype(INDEX) for part in targets[n_own : n_own + n_cells]),
+        a=a.astype(INDEX),
+        b=b.astype(INDEX),
+        cells=None if cells is None else targets.pop(0).astype(INDEX),
         products=tuple(
-            filled(Pairs(pairs.first, pairs.second, own), entries, size)
-            for pairs, own, entries in zip(
-                products, targets[n_own + n_cells :], borders, strict=True
-            )
+            _with_spare(i, j, own, len(first.level), len(second.level))
+            for (i, j), own, (first, second) in zip(products, targets, meetings, strict=True)
         ),
+    )
+
+
+def _sharing(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs (i, j) with first[i] == second[j], both ascending."""
+    start, stop = (np.searchsorted(second, first, side) for side in ("left", "right"))
+    count = stop - start
+    i = np.repeat(np.arange(len(first)), count)
+    j = np.arange(len(i)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(start, count)
+    return i, j
+
+
+def _with_spare(i: np.ndarray, j: np.ndarray, target: np.ndarray, m: int, n: int) -> Pairs:
+    """The lists filled up to a bucket with pairs of the borders' first spare entries, m and n."""
+    spare = (0, bucket(len(i)) - len(i))
+    return Pairs(
+        first=np.pad(i, spare, constant_values=m).astype(INDEX),
+        second=np.pad(j, spare, constant_values=n).astype(INDEX),
+        target=np.pad(target, spare).astype(INDEX),
     )

@@ -20,9 +20,9 @@ from mixedlm_jax.buckets import bucket
 from mixedlm_jax.pattern import (
     INDEX,
     Entries,
+    Meetings,
     Pairs,
     count_products,
-    filled,
     level_pairs,
     plan_unformed,
 )
@@ -149,8 +149,7 @@ def make_plan(
     unformed = None
     if not formed:
         unformed = plan_unformed(
-            [border.entries for border in borders],
-            [n_levels[f] for f in chain],
+            [border.meetings for border in borders],
             [rows[s] for s in kept],
             [n_levels[s] for s in kept],
             [n_effects[s] for s in kept],
@@ -191,6 +190,7 @@ class _List(NamedTuple):
     """The entries of a border, and where those of each kept factor stand."""
 
     entries: Entries
+    meetings: tuple[Meetings, ...]
     row_pair: tuple[np.ndarray, ...]
     base: tuple[int, ...]
     n_pairs: tuple[int, ...]
@@ -204,7 +204,8 @@ def _list_border(
     n_effects: Sequence[int],
 ) -> _List:
     """The entries that couple chain factor f to the columns of S."""
-    level_of, column_of, real_of, row_pair, base, n_pairs = [], [], [], [], [0], []
+    level_of, column_of, real_of = [], [], []
+    meetings, row_pair, base, n_pairs = [], [], [0], []
     offset = 0
     for s in kept:
         code = rows[f].astype(np.int64) * n_levels[s] + rows[s]
@@ -212,6 +213,7 @@ def _list_border(
         level, other = np.divmod(pair, n_levels[s])
         size = bucket(len(pair) + 1)  # at least one is spare: spare pairs need it
         spare = size - len(pair)
+        meetings.append(Meetings(level, other))
         row_pair.append(of_row.astype(INDEX))
         n_pairs.append(size)
         base.append(base[-1] + n_effects[s] * size)
@@ -221,7 +223,7 @@ def _list_border(
             real_of.append(np.arange(size) < len(pair))
             offset += n_levels[s]
     entries = Entries(*(np.concatenate(part) for part in (level_of, column_of, real_of)))
-    return _List(entries, tuple(row_pair), tuple(base[:-1]), tuple(n_pairs))
+    return _List(entries, tuple(meetings), tuple(row_pair), tuple(base[:-1]), tuple(n_pairs))
 
 
 def _plan_border(
@@ -267,5 +269,4 @@ def _plan_pairs(entries: Entries, n_levels: int, n_columns: int) -> Pairs | None
     """The pairs of entries that share a level, or None where the dense product is cheaper."""
     if count_products(entries, n_levels) * _SCATTER_COST > n_levels * n_columns**2:
         return None
-    pairs = level_pairs(entries, n_levels, n_columns, itself=True)
-    return filled(pairs, entries, n_columns**2)
+    return level_pairs(entries, n_levels, n_columns)
