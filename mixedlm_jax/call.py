@@ -128,7 +128,12 @@ class Call:
         start = _start(start)
         check_verbose(verbose)
         with single_blas_thread(), jax.enable_x64(True):
-            problem = make_problem(padded(design), self.family, information=control.information)
+            problem = make_problem(
+                padded(design),
+                self.family,
+                information=control.information,
+                crossing=control.crossing,
+            )
             with progress(verbose, lambda: float(problem.log_base)) as watch:
                 fit = fit_problem(
                     problem, nAGQ=int(self.nAGQ), control=control, start=start, watch=watch

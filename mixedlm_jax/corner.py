@@ -36,7 +36,7 @@ from mixedlm_jax.krylov import (
     lanczos,
     quadratures,
 )
-from mixedlm_jax.pattern import INDEX
+from mixedlm_jax.pattern import INDEX, Pairs
 from mixedlm_jax.plan import Border, Plan
 from mixedlm_jax.small import (
     apply,
@@ -290,6 +290,28 @@ def _edges_of(plan: Plan, border: Border, edge: Array) -> list[Array]:
     return blocks
 
 
+# One row at a time: XLA gathers from, and adds up, vectors several times as fast as matrices.
+
+
+def _times_border(border: Border, edge: Array, x: Array, n_levels: int) -> list[Array]:
+    """E_c x as its k rows, each (levels,)."""
+    entries = x[border.column]
+    return [sum_by(row * entries, border.level, n_levels) for row in edge]
+
+
+def _product_sums(first: Array, second: Array, pairs: Pairs, size: int) -> Array:
+    """Sums of a' b over the pairs with one target; a, b blocks (k_c, k, m), (k_c, l, m)."""
+
+    def summed(i: int, j: int) -> Array:
+        products = sum(
+            a[i][pairs.first] * b[j][pairs.second] for a, b in zip(first, second, strict=True)
+        )
+        return sum_by(products, pairs.target, size)
+
+    k, m = first.shape[1], second.shape[1]
+    return jnp.stack([jnp.stack([summed(i, j) for j in range(m)]) for i in range(k)])
+
+
 def _others(plan: Plan, border: Border, i: int) -> Array:
     """The level of the i-th kept factor of each of a border's pairs with it."""
     base, m = border.base[i], border.n_pairs[i]
@@ -313,8 +335,8 @@ class SparseFactor:
         """S x (columns,)."""
         plan, product = self.plan, self.block.times(self.plan, x)
         for edge, (f, border) in zip(self.edges, plan.borders, strict=True):
-            inner = sum_by(edge * x[border.column][None, :], border.level, plan.n_levels[f])
-            outer = jnp.sum(edge * inner[:, border.level], axis=0)
+            inner = _times_border(border, edge, x, plan.n_levels[f])
+            outer = sum(row * part[border.level] for row, part in zip(edge, inner, strict=True))
             product -= sum_by(outer, border.column, plan.n_columns)
         return product
 
@@ -322,8 +344,8 @@ class SparseFactor:
         """x' S x."""
         plan, total = self.plan, self.block.form(self.plan, x)
         for edge, (f, border) in zip(self.edges, plan.borders, strict=True):
-            inner = sum_by(edge * x[border.column][None, :], border.level, plan.n_levels[f])
-            total -= jnp.sum(inner**2)
+            for inner in _times_border(border, edge, x, plan.n_levels[f]):
+                total -= jnp.sum(inner**2)
         return total
 
     def _unscaled(self, x: Array) -> Array:
@@ -352,10 +374,9 @@ class SparseFactor:
         starts = jnp.concatenate([lists.exact, lists.probes]).astype(dtype)
         return quadratures(self.scaled, starts, second_order_known=lists.patterns is not None)
 
-    def log_determinant(self, found: Quadratures | None = None) -> Array:
-        """log|S|; found: what `quadratures` gave."""
-        found = self.quadratures() if found is None else found
-        return self._known() + self._shares @ found.value
+    def log_determinant(self) -> Array:
+        """log|S|."""
+        return self._known() + self._shares @ self.quadratures().value
 
     def log_determinant_error(self) -> Array:
         """Monte Carlo standard error of `log_determinant`."""
@@ -369,8 +390,8 @@ class SparseFactor:
         shares = np.repeat([1.0, 1.0 / n_probes], [n_exact, n_probes])
         return jnp.asarray(shares, self.roots[0].dtype)
 
-    def linearised(self, at: SparseFactor, found: Quadratures) -> Array:
-        """A scalar with the gradient of `log_determinant` in all that S is made of.
+    def linearised(self, at: SparseFactor, found: Quadratures) -> tuple[Array, Array]:
+        """A scalar with the gradient of `log_determinant` in all that S is made of, and log|S|.
 
         at, found: the factor at the point, and its quadratures, which are held fixed. With
         A = L^-1 S L^-T and x = L^-T y,  y' dA y = x' dS x - 2 x' dL (A y).
@@ -386,7 +407,8 @@ class SparseFactor:
             self.roots, _lanes(self.plan, x), _lanes(self.plan, images), strict=True
         ):
             total -= 2.0 * jnp.sum(root * jnp.einsum("a,ail,ajl->ijl", weight, here, there))
-        return self._known() + total
+        known = self._known()
+        return known + total, known + self._shares @ found.value
 
     def _known(self) -> Array:
         """The part of log|S| that needs no probes: log|D| - |E|_F^2 / 2, or log|D|."""
@@ -407,8 +429,7 @@ class SparseFactor:
             if pattern.cells is not None:
                 blocks = blocks.at[:, :, pattern.cells].add(next(cells))
             for pairs, parts in zip(pattern.products, edges, strict=True):
-                products = contract(parts[s][:, :, pairs.first], parts[t][:, :, pairs.second])
-                blocks = blocks - sum_by(products, pairs.target, len(pattern.a))
+                blocks = blocks - _product_sums(parts[s], parts[t], pairs, len(pattern.a))
             blocks = solve_lower(self.roots[s][:, :, pattern.a], blocks)
             turned = solve_lower(self.roots[t][:, :, pattern.b], jnp.swapaxes(blocks, 0, 1))
             # |E|_F^2 has each block twice

@@ -234,14 +234,14 @@ def _estimated_determinant(
     plan: Plan, factor: Factorization, corner: SparseFactor
 ) -> tuple[Array, Blocks]:
     found = corner.quadratures()
-    value = _chain_log_determinant(factor) + corner.log_determinant(found)
 
-    def linearised(matrix: Blocks) -> Array:
+    def linearised(matrix: Blocks) -> tuple[Array, Array]:
         varied = factorize(plan, matrix)
-        part = varied.corner.linearised(corner, found)  # type: ignore[union-attr]
-        return _chain_log_determinant(varied) + part
+        part, value = varied.corner.linearised(corner, found)  # type: ignore[union-attr]
+        chain = _chain_log_determinant(varied)
+        return chain + part, chain + value
 
-    slope = jax.grad(linearised)(factor.matrix)
+    slope, value = jax.grad(linearised, has_aux=True)(factor.matrix)
 
     # an entry off the diagonal stands twice in H, in small blocks too
     def halved(block: Array) -> Array:

@@ -16,6 +16,7 @@ from mixedlm_jax.design import Design
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
 from mixedlm_jax.objective import Objective, objective_for
+from mixedlm_jax.plan import DEFAULT_CROSSING, Crossing
 from mixedlm_jax.problem import Problem
 from mixedlm_jax.programs import State, state_at
 from mixedlm_jax.progress import Watch, unwatched
@@ -43,7 +44,9 @@ class Fit:
     vcov: covariance of (theta, beta, phi), nan for parameters of a term on its boundary and for
     dispersion parameters at their limit; at nAGQ = 0 beta's part is conditional on theta, as
     lme4's. dispersion: what multiplies the variance of a quasi family, 1 for all others; the
-    log_likelihood of a quasi family is its quasi-likelihood at dispersion 1.
+    log_likelihood of a quasi family is its quasi-likelihood at dispersion 1. log_likelihood_error:
+    its Monte Carlo standard error where the Schur complement of crossed factors was not formed,
+    else 0. crossing: when it would have been.
     """
 
     theta: np.ndarray
@@ -61,6 +64,8 @@ class Fit:
     information: str
     optinfo: dict[str, Any]
     dispersion: float = 1.0
+    log_likelihood_error: float = 0.0
+    crossing: Crossing = DEFAULT_CROSSING
 
 
 def fit_problem(
@@ -122,6 +127,8 @@ def fit_problem(
             "evaluations": outcome.evaluations,
             "differentiation": problem.differentiation,
         },
+        log_likelihood_error=0.5 * float(state.log_determinant_error),
+        crossing=control.crossing,
     )
 
 

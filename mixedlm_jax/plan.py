@@ -46,7 +46,10 @@ class Crossing:
     """
 
     max_columns: int = 3000
-    n_probes: int = 16
+    n_probes: int = 8
+
+
+DEFAULT_CROSSING = Crossing()
 
 
 @jax.tree_util.register_dataclass
@@ -128,10 +131,9 @@ def make_plan(
     levels: Sequence[np.ndarray],
     n_levels: Sequence[int],
     n_effects: Sequence[int],
-    crossing: Crossing | None = None,
+    crossing: Crossing = DEFAULT_CROSSING,
 ) -> Plan:
     """Plan the elimination for rows with these levels (each (n,); a level may have no row)."""
-    crossing = crossing or Crossing()
     rows = [np.asarray(level).astype(INDEX) for level in levels]
     chain, kept = elimination_order(rows, n_levels, n_effects)
     borders = [_list_border(f, kept, rows, n_levels, n_effects) for f in chain] if kept else []

@@ -23,7 +23,7 @@ from mixedlm_jax.elimination import Effects, Rows, predictor
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
 from mixedlm_jax.families.base import elementwise_derivatives
-from mixedlm_jax.plan import Crossing, Plan, make_plan
+from mixedlm_jax.plan import DEFAULT_CROSSING, Crossing, Plan, make_plan
 
 _static = {"static": True}
 
@@ -136,11 +136,11 @@ def make_problem(
     family: Family,
     *,
     information: str = "observed",
-    crossing: Crossing | None = None,
+    crossing: Crossing = DEFAULT_CROSSING,
 ) -> Problem:
     """Put a design's arrays and its elimination plan together.
 
-    crossing: how large a Schur complement of crossed factors is formed; None for the defaults.
+    crossing: how large a Schur complement of crossed factors is formed.
 
     Raises `ArgumentError` for `information="expected"` where the family has no closed form.
     """

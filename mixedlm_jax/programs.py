@@ -10,7 +10,7 @@ import numpy as np
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.compiled import program
-from mixedlm_jax.elimination import Effects
+from mixedlm_jax.elimination import Effects, Rows, assemble, factorize, log_determinant_error
 from mixedlm_jax.modes import joint_hessian
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search, advance, begin
@@ -18,6 +18,7 @@ from mixedlm_jax.problem import (
     Params,
     Problem,
     covariance_factors,
+    determinant_weights,
     fixed_predictor,
     row_terms,
     rows_at,
@@ -124,6 +125,7 @@ class State(NamedTuple):
     phi_slope: Array  # its Jacobian in the unconstrained coordinates
     log_base: Array  # what the objective leaves out of the log-likelihood
     beta_information: Array | None  # of beta, given theta (p, p), if the objective wants it
+    log_determinant_error: Array  # Monte Carlo standard error of log|H|
 
 
 @program("objective")
@@ -143,7 +145,15 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
         phi_slope=jax.jacfwd(problem.reported_phi)(params.phi),
         log_base=problem.log_base,
         beta_information=information,
+        log_determinant_error=_log_determinant_error(problem, params, z, eta),
     )
+
+
+def _log_determinant_error(problem: Problem, params: Params, z: Rows, eta: Array) -> Array:
+    if problem.plan.unformed is None:
+        return jnp.zeros((), eta.dtype)
+    weight = determinant_weights(problem, eta, params.phi)
+    return log_determinant_error(factorize(problem.plan, assemble(problem.plan, z, weight)))
 
 
 @program()

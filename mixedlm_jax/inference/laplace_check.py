@@ -86,6 +86,13 @@ def second_order_correction(point: Point) -> Correction:
     """
     problem = point.problem.replace(information="observed")
     first, row_of = _distinct_rows(problem)
+    if problem.plan.unformed is not None:
+        raise ArgumentError(
+            f"the correction of a crossed design needs its Schur complement of "
+            f"{problem.plan.n_columns} columns, which this fit did not form; refit with "
+            f"control=GlmerControl(max_corner={problem.plan.n_columns}), or check a model of fewer "
+            "levels"
+        )
     if problem.plan.kept:
         work = float(len(first)) ** 2 * (problem.plan.n_columns + 10)
         if work > _MAX_WORK:
