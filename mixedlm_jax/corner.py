@@ -51,6 +51,9 @@ from mixedlm_jax.small import (
 )
 
 _DEFINITE_STEPS = 12
+# Residuals of solutions with an S that is not formed, relative to the right-hand side.
+_TOLERANCE = 1e-11
+_ROUGH = 1e-6
 
 
 def columns_of(plan: Plan, s: int, offset: int) -> Array:
@@ -122,8 +125,8 @@ class DenseFactor(NamedTuple):
     schur: Array
     root: Array
 
-    def solve(self, rhs: Array) -> Array:
-        """S^-1 rhs (columns,)."""
+    def solve(self, rhs: Array, *, rough: bool = False) -> Array:
+        """S^-1 rhs (columns,); never rough."""
         return jax.scipy.linalg.cho_solve((self.root, True), rhs)
 
     def log_determinant(self) -> Array:
@@ -360,13 +363,14 @@ class SparseFactor:
         """(I + E) x = L^-1 S L^-T x."""
         return self._by_level(solve_lower, self.multiply(self._unscaled(x)))
 
-    def solve(self, rhs: Array) -> Array:
-        """S^-1 rhs (columns,)."""
+    def solve(self, rhs: Array, *, rough: bool = False) -> Array:
+        """S^-1 rhs (columns,), rough for a step that others correct."""
 
         def precondition(x: Array) -> Array:
             return self._unscaled(self._by_level(solve_lower, x))
 
-        return conjugate_gradients(self.multiply, precondition, rhs)
+        tolerance = _ROUGH if rough else _TOLERANCE
+        return conjugate_gradients(self.multiply, precondition, rhs, tolerance)
 
     def quadratures(self) -> Quadratures:
         """What the exact vectors and the probes say of log|I + E|."""

@@ -183,8 +183,8 @@ def log_determinant_error(factor: Factorization) -> Array:
     return jnp.zeros((), factor.diagonal[0].dtype)
 
 
-def solve(plan: Plan, factor: Factorization, rhs: Effects) -> Effects:
-    """H^-1 rhs."""
+def solve(plan: Plan, factor: Factorization, rhs: Effects, *, rough: bool = False) -> Effects:
+    """H^-1 rhs; rough: six digits will do, where that is less work."""
     known = list(rhs)
     corner: Array = None
     if plan.kept:
@@ -199,7 +199,7 @@ def solve(plan: Plan, factor: Factorization, rhs: Effects) -> Effects:
             products = jnp.sum(factor.border[c] * known[f][:, stage.border.level], axis=0)
             corner -= sum_by(products, stage.border.column, plan.n_columns)
     if factor.corner is not None:
-        corner = factor.corner.solve(corner)
+        corner = factor.corner.solve(corner, rough=rough)
         for s, start, stop in zip(plan.kept, plan.offsets, plan.offsets[1:], strict=False):
             known[s] = corner[start:stop].reshape(known[s].shape)
     for c, f, stage in reversed(plan.steps):

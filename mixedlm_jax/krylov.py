@@ -25,22 +25,24 @@ import jax.numpy as jnp
 from mixedlm_jax.arrays import Array
 
 _MAX_ITERATIONS = 2000
-# Relative to the right-hand side, in the norm of the preconditioner.
-_TOLERANCE = 1e-11
 _USELESS = 1e-5  # a residual this large after all iterations is no solution
 _MAX_STEPS = 32  # of Lanczos' process
 # Residual of A x = z in Lanczos' subspace, relative to z, at which the process stops.
-_STEP_TOLERANCE = 1e-9
+_STEP_TOLERANCE = 1e-7
 # Terms kept of the derivative of z' g(A) z in A, sum_k weight_k y_k y_k'.
 _RANK = 4
 
 
 def conjugate_gradients(
-    multiply: Callable[[Array], Array], precondition: Callable[[Array], Array], rhs: Array
+    multiply: Callable[[Array], Array],
+    precondition: Callable[[Array], Array],
+    rhs: Array,
+    tolerance: float,
 ) -> Array:
     """A^-1 rhs (q,) of a positive definite A; nan where that did not converge.
 
-    precondition: multiplies by an approximate inverse of A, positive definite too.
+    precondition: multiplies by an approximate inverse of A, positive definite too. tolerance: of
+    the residual, relative to rhs in the norm of the preconditioner.
     """
 
     def unfinished(state: tuple) -> Array:
@@ -58,7 +60,7 @@ def conjugate_gradients(
 
     scaled = precondition(rhs)
     size = rhs @ scaled
-    tolerance = max(_TOLERANCE, 4.0 * float(jnp.finfo(rhs.dtype).eps))
+    tolerance = max(tolerance, 4.0 * float(jnp.finfo(rhs.dtype).eps))
     enough = tolerance**2 * size
     first = (jnp.zeros_like(rhs), rhs, scaled, size, jnp.zeros((), int))
     x, _, _, rho, _ = jax.lax.while_loop(unfinished, advance, first)

@@ -129,7 +129,7 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
         pull = adjoint(plan, z, rows.score)
         downhill = tuple(part - own for own, part in zip(u, pull, strict=True))
         factor, sound = _definite_factor(problem, z, rows.weight)
-        step = solve(plan, factor, downhill)
+        step = solve(plan, factor, downhill, rough=True)
         return step, 0.5 * dot(downhill, step), sound
 
     origin = jax.tree.map(jnp.zeros_like, u0)
