@@ -121,8 +121,13 @@ class Call:
 
     def problem(self, design: Design) -> Problem:
         """The `padded` problem of a design, with the prior."""
-        information = (self.control or GlmerControl()).information
-        made = make_problem(padded(design), self.family, information=information)
+        control = self.control or GlmerControl()
+        made = make_problem(
+            padded(design),
+            self.family,
+            information=control.information,
+            crossing=control.crossing,
+        )
         return made.replace(prior=self.prior)
 
     def fit(

@@ -3,15 +3,16 @@
 The grouping factors are ordered by levels x effects, largest first. A factor in whose levels every
 factor before it on the chain is nested keeps a block-diagonal block when those are eliminated, so
 it joins the chain and is eliminated in its turn, k x k per level. A factor that crosses the chain
-is filled and kept back for the corner, one dense Schur complement:
+is filled and kept back for the corner, one Schur complement:
 
         | D_0  C_01  G_0 |      D_c   (k, k, levels)         block diagonal
     H = |      D_1   G_1 |      C_cd  (k_c, k_d, levels_c)   one parent in d for each level of c
         |            S   |      G_c   (k_c, entries_c)       list of (level of c, column of S)
 
 A single factor and any depth of nesting have no corner: their cost is linear in the rows. Crossing
-costs a dense S the size of the smaller factors. Nothing off this pattern is ever formed, and the
-same layout holds the entries of H^-1 on it (the selected inverse).
+costs a dense S the size of the smaller factors, or the products of one that is too large to be
+formed (`corner` has both). Nothing off this pattern is ever formed, and the same layout holds the
+entries of H^-1 on it (the selected inverse).
 
 The index arrays come from a `Plan`. The last axis of every array runs over levels, entries or
 rows: row quantities of a factor are (k, n), its coefficients (k, levels), and column j * levels + l
@@ -24,10 +25,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mixedlm_jax.arrays import Array
-from mixedlm_jax.plan import INDEX, Border, Plan, Stage
+from mixedlm_jax.corner import (
+    DenseCorner,
+    DenseFactor,
+    SparseCorner,
+    SparseFactor,
+    border_times,
+    columns_of,
+    kind_of,
+    spread,
+)
+from mixedlm_jax.plan import Plan, Stage
+from mixedlm_jax.small import (
+    apply,
+    contract,
+    cross,
+    gram,
+    inverse_from_root,
+    plus_identity,
+    small_cholesky,
+    solve_lower,
+    solve_upper,
+    sum_by,
+)
 
 Rows = tuple[Array, ...]  # per factor (k, n)
 Effects = tuple[Array, ...]  # per factor (k, levels)
@@ -42,35 +64,20 @@ class Blocks(NamedTuple):
     diagonal: tuple[Array, ...]  # per chain factor (k, k, levels)
     coupling: tuple[tuple[Array, ...], ...]  # per chain factor c and later d (k_c, k_d, levels)
     border: tuple[Array, ...]  # per chain factor (k, entries)
-    corner: Array  # (columns, columns)
+    corner: DenseCorner | SparseCorner | None
 
 
 class Factorization(NamedTuple):
-    """Block Cholesky factor of H; `schur` is S after elimination, `corner` its Cholesky factor."""
+    """Block Cholesky factor of H, and what S is after elimination.
+
+    matrix: H itself where S is not formed, else None.
+    """
 
     diagonal: tuple[Array, ...]
     coupling: tuple[tuple[Array, ...], ...]
     border: tuple[Array, ...]
-    schur: Array
-    corner: Array
-
-
-# Sums over rows, levels and entries
-
-
-def sum_by(values: Array, index: Array, size: int) -> Array:
-    """Sums of values (..., m) over equal index (m,): shape (..., size)."""
-    lead = values.shape[:-1]
-    flat = [
-        jax.ops.segment_sum(row, index, num_segments=size)
-        for row in values.reshape((-1, values.shape[-1]))
-    ]
-    return jnp.stack(flat).reshape((*lead, size))
-
-
-def cross(a: Array, b: Array) -> Array:
-    """Outer products over the first axes: (k, m), (l, m) -> (k, l, m)."""
-    return a[:, None, :] * b[None, :, :]
+    corner: DenseFactor | SparseFactor | None
+    matrix: Blocks | None
 
 
 def predictor(plan: Plan, z: Rows, u: Effects) -> Array:
@@ -99,11 +106,11 @@ def assemble(plan: Plan, z: Rows, w: Array) -> Blocks:
     for c, f, stage in plan.steps:
         weighted = z[f] * w[None, :]
         size, level = plan.n_levels[f], plan.levels[f]
-        diagonal.append(_plus_identity(_gram(z[f], weighted, level, size)))
+        diagonal.append(plus_identity(gram(z[f], weighted, level, size)))
         later = plan.chain[c + 1 :]
         coupling.append(tuple(sum_by(cross(weighted, z[g]), level, size) for g in later))
         border.append(_assemble_border(plan, stage.border, weighted, z) if plan.kept else None)
-    corner = _assemble_corner(plan, z, w) if plan.kept else None
+    corner = kind_of(plan).of_rows(plan, z, w) if plan.kept else None
     return Blocks(tuple(diagonal), tuple(coupling), tuple(border), corner)
 
 
@@ -116,121 +123,68 @@ def _assemble_border(plan: Plan, border: Any, weighted: Array, z: Rows) -> Array
     return jnp.concatenate(parts, axis=1)
 
 
-def _gram(a: Array, b: Array, index: Array, size: int) -> Array:
-    """sum_by of cross(a, b) where that is symmetric: each off-diagonal sum is made once."""
-    k = a.shape[0]
-    rows, columns = np.tril_indices(k)
-    lower = sum_by(a[rows] * b[columns], index, size)
-    position = np.zeros((k, k), int)
-    position[rows, columns] = position[columns, rows] = np.arange(len(rows))
-    return lower[position]
-
-
-def _plus_identity(blocks: Array) -> Array:
-    return blocks + jnp.eye(blocks.shape[0], dtype=blocks.dtype)[:, :, None]
-
-
-def _assemble_corner(plan: Plan, z: Rows, w: Array) -> Array:
-    q = plan.n_columns
-    flat = jnp.zeros(q * q, w.dtype)
-    for s, at_s in zip(plan.kept, plan.offsets, strict=False):
-        size = plan.n_levels[s]
-        own = _gram(z[s], z[s] * w[None, :], plan.levels[s], size)
-        columns = at_s + jnp.arange(own.shape[0] * size).reshape((-1, size))
-        flat = flat.at[columns[:, None, :] * q + columns[None, :, :]].add(own)
-        for t, at_t in zip(plan.kept, plan.offsets, strict=False):
-            if s != t:
-                here = _columns(plan, s, at_s)
-                there = _columns(plan, t, at_t)
-                products = cross(z[s] * w[None, :], z[t])
-                flat = flat.at[here[:, None, :] * q + there[None, :, :]].add(products)
-    return flat.reshape((q, q)) + jnp.eye(q, dtype=w.dtype)
-
-
-def _columns(plan: Plan, s: int, offset: int) -> Array:
-    """The columns of S that each row touches through kept factor s, (k, n)."""
-    start = offset + np.arange(plan.n_effects[s]) * plan.n_levels[s]
-    return start.astype(INDEX)[:, None] + plan.levels[s][None, :]
-
-
 def factorize(plan: Plan, matrix: Blocks) -> Factorization:
     """Block Cholesky factor; entries are nan where the matrix is not positive definite."""
     diagonal, border = list(matrix.diagonal), list(matrix.border)
     coupling = [list(blocks) for blocks in matrix.coupling]
-    schur = matrix.corner
-    for c, f, stage in plan.steps:
+    for c, _, stage in plan.steps:
         root = diagonal[c] = small_cholesky(diagonal[c])
         scaled = coupling[c] = [solve_lower(root, block) for block in coupling[c]]
         later = range(c + 1, len(plan.chain))
         for i, d in enumerate(later):
             parent, size = stage.parents[i], plan.n_levels[plan.chain[d]]
-            diagonal[d] -= sum_by(_contract(scaled[i], scaled[i]), parent, size)
+            diagonal[d] -= sum_by(contract(scaled[i], scaled[i]), parent, size)
             for j in range(i + 1, len(scaled)):
-                products = _contract(scaled[i], scaled[j])
+                products = contract(scaled[i], scaled[j])
                 coupling[d][j - i - 1] -= sum_by(products, parent, size)
         if stage.border is None:
             continue
         level = stage.border.level
         edge = border[c] = solve_lower(root[:, :, level], border[c][:, None, :])[:, 0, :]
         for i, d in enumerate(later):
-            products = _contract(scaled[i][:, :, level], edge[:, None, :])[:, 0, :]
+            products = contract(scaled[i][:, :, level], edge[:, None, :])[:, 0, :]
             border[d] -= sum_by(products, stage.border.lift[i], border[d].shape[1])
-        schur -= _border_gram(stage.border, edge, plan.n_levels[f], plan.n_columns)
-    # Derivatives of the corner go through the rules of `inverse` and `_corner_log_determinant`,
-    # those of solutions through H itself: none is taken through this factor.
-    corner = jnp.linalg.cholesky(jax.lax.stop_gradient(schur)) if plan.kept else None
+    corner = None
+    if matrix.corner is not None:
+        corner = matrix.corner.eliminated(plan, tuple(border))
     return Factorization(
-        tuple(diagonal), tuple(tuple(blocks) for blocks in coupling), tuple(border), schur, corner
+        tuple(diagonal),
+        tuple(tuple(blocks) for blocks in coupling),
+        tuple(border),
+        corner,
+        matrix=None if plan.unformed is None else matrix,
     )
 
 
-def _contract(a: Array, b: Array) -> Array:
-    """a' b level by level: (k, l, m), (k, r, m) -> (l, r, m)."""
-    return jnp.sum(a[:, :, None, :] * b[:, None, :, :], axis=0)
-
-
-def _border_gram(border: Border, edge: Array, n_levels: int, q: int) -> Array:
-    """What eliminating a chain factor takes from S."""
-    if border.pairs is None:
-        dense = _spread(border, edge, n_levels, q)
-        return dense @ dense.T
-    pairs = border.pairs
-    products = jnp.sum(edge[:, pairs.first] * edge[:, pairs.second], axis=0)
-    lower = jnp.zeros(q * q, edge.dtype).at[pairs.target].add(products).reshape((q, q))
-    return lower + jnp.tril(lower, -1).T
-
-
-def _spread(border: Border, edge: Array, n_levels: int, q: int) -> Array:
-    """Border entries as a dense (columns, k * levels) matrix."""
-    k = edge.shape[0]
-    flat = jnp.zeros((q, k, n_levels), edge.dtype)
-    # added, not set: spare entries are 0 and may name the place of another
-    return flat.at[border.column, :, border.level].add(edge.T).reshape((q, k * n_levels))
+def is_definite(factor: Factorization) -> Array:
+    """Whether H is positive definite."""
+    definite = jnp.array(True)
+    for root in factor.diagonal:
+        definite &= jnp.all(jnp.isfinite(root))
+    return definite if factor.corner is None else definite & factor.corner.definite()
 
 
 def log_determinant(factor: Factorization) -> Array:
-    """log|H|."""
+    """log|H|; of an S that is not formed by the plan's probes."""
+    chain = _chain_log_determinant(factor)
+    return chain if factor.corner is None else chain + factor.corner.log_determinant()
+
+
+def _chain_log_determinant(factor: Factorization) -> Array:
     roots = [root[i, i] for root in factor.diagonal for i in range(root.shape[0])]
     parts = [2.0 * jnp.sum(jnp.log(root)) for root in roots]
-    if factor.corner is not None:
-        parts.append(_corner_log_determinant(factor.schur, factor.corner))
     return sum(parts[1:], parts[0])
 
 
-@jax.custom_jvp
-def _corner_log_determinant(matrix: Array, root: Array) -> Array:
-    """log|S| from its Cholesky factor."""
-    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(root)))
+def log_determinant_error(factor: Factorization) -> Array:
+    """Monte Carlo standard error of `log_determinant`, 0 where S is formed or there is none."""
+    if isinstance(factor.corner, SparseFactor):
+        return factor.corner.log_determinant_error()
+    return jnp.zeros((), factor.diagonal[0].dtype)
 
 
-@_corner_log_determinant.defjvp
-def _corner_log_determinant_jvp(primals, tangents):
-    value = _corner_log_determinant(*primals)
-    return value, jnp.sum(inverse(*primals) * tangents[0])
-
-
-def solve(plan: Plan, factor: Factorization, rhs: Effects) -> Effects:
-    """H^-1 rhs."""
+def solve(plan: Plan, factor: Factorization, rhs: Effects, *, rough: bool = False) -> Effects:
+    """H^-1 rhs; rough: six digits will do, where that is less work."""
     known = list(rhs)
     corner: Array = None
     if plan.kept:
@@ -239,13 +193,13 @@ def solve(plan: Plan, factor: Factorization, rhs: Effects) -> Effects:
         y = solve_lower(factor.diagonal[c], known[f][:, None, :])
         known[f] = y[:, 0, :]
         for i, g in enumerate(plan.chain[c + 1 :]):
-            products = _contract(factor.coupling[c][i], y)[:, 0, :]
+            products = contract(factor.coupling[c][i], y)[:, 0, :]
             known[g] -= sum_by(products, stage.parents[i], plan.n_levels[g])
         if stage.border is not None:
             products = jnp.sum(factor.border[c] * known[f][:, stage.border.level], axis=0)
             corner -= sum_by(products, stage.border.column, plan.n_columns)
-    if plan.kept:
-        corner = jax.scipy.linalg.cho_solve((factor.corner, True), corner)
+    if factor.corner is not None:
+        corner = factor.corner.solve(corner, rough=rough)
         for s, start, stop in zip(plan.kept, plan.offsets, plan.offsets[1:], strict=False):
             known[s] = corner[start:stop].reshape(known[s].shape)
     for c, f, stage in reversed(plan.steps):
@@ -261,7 +215,54 @@ def solve(plan: Plan, factor: Factorization, rhs: Effects) -> Effects:
 
 
 def selected_inverse(plan: Plan, factor: Factorization) -> Blocks:
-    """The entries of H^-1 on the pattern of H (Takahashi's recursion, last factor first).
+    """The entries of H^-1 on the pattern of H, the gradient of log|H|; see `determinant`."""
+    return determinant(plan, factor)[1]
+
+
+def determinant(plan: Plan, factor: Factorization) -> tuple[Array, Blocks]:
+    """log|H| and its gradient: the entries of H^-1 on the pattern of H.
+
+    Where S is not formed both are the probes' estimates, and the second is still the exact gradient
+    of the first.
+    """
+    if isinstance(factor.corner, SparseFactor):
+        return _estimated_determinant(plan, factor, factor.corner)
+    return log_determinant(factor), _selected_inverse(plan, factor)
+
+
+def _estimated_determinant(
+    plan: Plan, factor: Factorization, corner: SparseFactor
+) -> tuple[Array, Blocks]:
+    found = corner.quadratures()
+
+    def linearised(matrix: Blocks) -> tuple[Array, Array]:
+        varied = factorize(plan, matrix)
+        part, value = varied.corner.linearised(corner, found)  # type: ignore[union-attr]
+        chain = _chain_log_determinant(varied)
+        return chain + part, chain + value
+
+    slope, value = jax.grad(linearised, has_aux=True)(factor.matrix)
+
+    # an entry off the diagonal stands twice in H, in small blocks too
+    def halved(block: Array) -> Array:
+        return 0.5 * block
+
+    def symmetric(block: Array) -> Array:
+        return 0.5 * (block + jnp.swapaxes(block, 0, 1))
+
+    return value, Blocks(
+        diagonal=jax.tree.map(symmetric, slope.diagonal),
+        coupling=jax.tree.map(halved, slope.coupling),
+        border=jax.tree.map(halved, slope.border),
+        corner=SparseCorner(
+            own=jax.tree.map(symmetric, slope.corner.own),
+            cells=jax.tree.map(halved, slope.corner.cells),
+        ),
+    )
+
+
+def _selected_inverse(plan: Plan, factor: Factorization) -> Blocks:
+    """Takahashi's recursion, last factor first, where S is formed.
 
     With G = H_cc^-1 H_c,later of a level and N its later neighbours,
     V_c,b = - sum_a G_a V_ab for b in N, and V_cc = H_cc^-1 - sum_b V_c,b G_b'.
@@ -270,7 +271,7 @@ def selected_inverse(plan: Plan, factor: Factorization) -> Blocks:
     diagonal: list[Array] = [None] * n_chain
     coupling: list[tuple[Array, ...]] = [()] * n_chain
     border: list[Array] = [None] * n_chain
-    corner = inverse(factor.schur, factor.corner) if plan.kept else None
+    corner: Any = factor.corner.inverse() if isinstance(factor.corner, DenseFactor) else None
     for c, f, stage in reversed(plan.steps):
         root, edge, size = factor.diagonal[c], stage.border, plan.n_levels[f]
         later = range(n_chain - c - 1)
@@ -278,10 +279,10 @@ def selected_inverse(plan: Plan, factor: Factorization) -> Blocks:
         reduced: Array = None
         if edge is not None:
             reduced = solve_upper(root[:, :, edge.level], factor.border[c][:, None, :])[:, 0, :]
-            total = _border_times(edge, reduced, corner, size)
+            total = border_times(edge, reduced, corner, size)
             for i in later:
                 above = border[c + 1 + i][:, edge.lift[i]]
-                total += _apply(scaled[i][:, :, edge.level], above)
+                total += apply(scaled[i][:, :, edge.level], above)
             border[c] = -total
         own = []
         for j in later:
@@ -295,7 +296,7 @@ def selected_inverse(plan: Plan, factor: Factorization) -> Blocks:
                 )
             own.append(-total)
         coupling[c] = tuple(own)
-        block = _inverse_from_root(root)
+        block = inverse_from_root(root)
         for inverse_block, pulled in zip(own, scaled, strict=True):
             block -= jnp.sum(inverse_block[:, None, :, :] * pulled[None, :, :, :], axis=2)
         if edge is not None:
@@ -321,58 +322,39 @@ def _between(
     return jnp.swapaxes(coupling[e][d - e - 1][:, :, stage.parents[j]], 0, 1)
 
 
-def _border_times(border: Border, edge: Array, corner: Array, n_levels: int) -> Array:
-    """The border, a matrix of levels by columns, times the corner, on the border's entries."""
-    q = corner.shape[0]
-    if border.pairs is None:
-        k = edge.shape[0]
-        product = corner @ _spread(border, edge, n_levels, q)
-        return product.reshape((q, k, n_levels))[border.column, :, border.level].T
-    pairs, size = border.pairs, edge.shape[1]
-    value = corner.ravel()[pairs.target]
-    distinct = pairs.first != pairs.second
-    towards = sum_by(edge[:, pairs.second] * value[None, :], pairs.first, size)
-    back = sum_by(edge[:, pairs.first] * (value * distinct)[None, :], pairs.second, size)
-    return towards + back
-
-
-@jax.custom_jvp
-def inverse(matrix: Array, root: Array) -> Array:
-    """Inverse of a symmetric positive definite matrix from its Cholesky factor."""
-    return jax.scipy.linalg.cho_solve((root, True), jnp.eye(matrix.shape[0], dtype=matrix.dtype))
-
-
-@inverse.defjvp
-def _inverse_jvp(primals, tangents):
-    value = inverse(*primals)
-    return value, -(value @ tangents[0] @ value)
-
-
 def row_products(plan: Plan, inv: Blocks, z: Rows) -> Rows:
     """v_i = H^-1 z_i on the pattern of row i, per factor (k, n); the leverage is z_i . v_i."""
     v = [jnp.zeros_like(rows) for rows in z]
     for c, f, stage in plan.steps:
         level = plan.levels[f]
-        v[f] += _apply(inv.diagonal[c][:, :, level], z[f])
+        v[f] += apply(inv.diagonal[c][:, :, level], z[f])
         for i, g in enumerate(plan.chain[c + 1 :]):
             block = inv.coupling[c][i][:, :, level]
-            v[f] += _apply(block, z[g])
-            v[g] += _apply(jnp.swapaxes(block, 0, 1), z[f])
+            v[f] += apply(block, z[g])
+            v[g] += apply(jnp.swapaxes(block, 0, 1), z[f])
         if stage.border is None:
             continue
         edge = stage.border
         for s, pair, base, m in zip(plan.kept, edge.row_pair, edge.base, edge.n_pairs, strict=True):
             k = plan.n_effects[s]
             block = inv.border[c][:, base : base + k * m].reshape((-1, k, m))[:, :, pair]
-            v[f] += _apply(block, z[s])
-            v[s] += _apply(jnp.swapaxes(block, 0, 1), z[f])
-    if plan.kept:
-        flat, q = inv.corner.ravel(), plan.n_columns
-        for s, at_s in zip(plan.kept, plan.offsets, strict=False):
-            for t, at_t in zip(plan.kept, plan.offsets, strict=False):
-                here, there = _columns(plan, s, at_s), _columns(plan, t, at_t)
-                v[s] += _apply(flat[here[:, None, :] * q + there[None, :, :]], z[t])
+            v[f] += apply(block, z[s])
+            v[s] += apply(jnp.swapaxes(block, 0, 1), z[f])
+    if inv.corner is not None:
+        for s, product in zip(plan.kept, inv.corner.row_products(plan, z), strict=True):
+            v[s] += product
     return tuple(v)
+
+
+def level_blocks(plan: Plan, inv: Blocks) -> list[Array]:
+    """The block of H^-1 of each level, per factor (k, k, levels)."""
+    blocks: list[Array] = [None] * len(plan.n_levels)
+    for c, f, _ in plan.steps:
+        blocks[f] = inv.diagonal[c]
+    if inv.corner is not None:
+        for s, block in zip(plan.kept, inv.corner.level_blocks(plan), strict=True):
+            blocks[s] = block
+    return blocks
 
 
 def whitened_rows(plan: Plan, factor: Factorization, z: Rows, rows: Array) -> tuple[Rows, Array]:
@@ -380,6 +362,7 @@ def whitened_rows(plan: Plan, factor: Factorization, z: Rows, rows: Array) -> tu
 
     z: the rows of Z Lambda. rows: numbers of those wanted (r,). Returns the part in each chain
     factor, on the row's own level (k, r), and the part in the corner (columns, r), None without.
+    S must be formed.
     """
     rest = [part[:, rows] for part in z]
     parts: list[Array] = []
@@ -387,69 +370,24 @@ def whitened_rows(plan: Plan, factor: Factorization, z: Rows, rows: Array) -> tu
     if plan.kept:
         corner = jnp.zeros((plan.n_columns, len(rows)), rest[0].dtype)
         for s, offset in zip(plan.kept, plan.offsets, strict=False):
-            columns = _columns(plan, s, offset)[:, rows]
+            columns = columns_of(plan, s, offset)[:, rows]
             corner = corner.at[columns, jnp.arange(len(rows))[None, :]].add(rest[s])
     for c, f, stage in plan.steps:
         level = plan.levels[f][rows]
         y = solve_lower(factor.diagonal[c][:, :, level], rest[f][:, None, :])
         parts.append(y[:, 0, :])
         for block, g in zip(factor.coupling[c], plan.chain[c + 1 :], strict=True):
-            rest[g] -= _contract(block[:, :, level], y)[:, 0, :]
+            rest[g] -= contract(block[:, :, level], y)[:, 0, :]
         if stage.border is not None:
             size, q = plan.n_levels[f], plan.n_columns
-            dense = _spread(stage.border, factor.border[c], size, q).reshape((q, -1, size))
+            dense = spread(stage.border, factor.border[c], size, q).reshape((q, -1, size))
             corner -= jnp.sum(dense[:, :, level] * parts[c][None, :, :], axis=1)
-    if plan.kept:
-        corner = jax.scipy.linalg.solve_triangular(factor.corner, corner, lower=True)
+    if isinstance(factor.corner, DenseFactor):
+        corner = jax.scipy.linalg.solve_triangular(factor.corner.root, corner, lower=True)
     return tuple(parts), corner
-
-
-def _apply(blocks: Array, rows: Array) -> Array:
-    """Block times row: (k, l, n), (l, n) -> (k, n)."""
-    return jnp.sum(blocks * rows[None, :, :], axis=1)
 
 
 def leverages(z: Rows, v: Rows) -> Array:
     """h_i = z_i . v_i (n,)."""
     parts = [jnp.sum(a * b, axis=0) for a, b in zip(z, v, strict=True)]
     return sum(parts[1:], parts[0])
-
-
-# Small matrices: k x k for each of the entries of the last axis, unrolled over k
-
-
-def small_cholesky(matrix: Array) -> Array:
-    """Lower Cholesky factors of (k, k, m)."""
-    k = matrix.shape[0]
-    columns = []
-    rest = matrix
-    for j in range(k):
-        column = rest[:, 0] / jnp.sqrt(rest[0, 0])[None, :]
-        columns.append(jnp.pad(column, ((j, 0), (0, 0))))
-        rest = rest[1:, 1:] - cross(column[1:], column[1:])
-    return jnp.stack(columns, axis=1)
-
-
-def solve_lower(root: Array, rhs: Array) -> Array:
-    """L^-1 rhs for L (k, k, m), rhs (k, r, m)."""
-    rows: list[Array] = []
-    for i in range(root.shape[0]):
-        known = sum(root[i, j][None, :] * rows[j] for j in range(i))
-        rows.append((rhs[i] - known) / root[i, i][None, :])
-    return jnp.stack(rows)
-
-
-def solve_upper(root: Array, rhs: Array) -> Array:
-    """L^-T rhs for L (k, k, m), rhs (k, r, m)."""
-    k = root.shape[0]
-    rows: list = [None] * k
-    for i in reversed(range(k)):
-        known = sum(root[j, i][None, :] * rows[j] for j in range(i + 1, k))
-        rows[i] = (rhs[i] - known) / root[i, i][None, :]
-    return jnp.stack(rows)
-
-
-def _inverse_from_root(root: Array) -> Array:
-    """(L L')^-1 for L (k, k, m)."""
-    identity = jnp.broadcast_to(jnp.eye(root.shape[0], dtype=root.dtype)[:, :, None], root.shape)
-    return solve_upper(root, solve_lower(root, identity))

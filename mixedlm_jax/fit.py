@@ -16,6 +16,7 @@ from mixedlm_jax.design import Design
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
 from mixedlm_jax.objective import Objective, objective_for
+from mixedlm_jax.plan import DEFAULT_CROSSING, Crossing
 from mixedlm_jax.problem import Problem
 from mixedlm_jax.programs import state_at
 from mixedlm_jax.progress import Watch, unwatched
@@ -48,8 +49,10 @@ class Fit:
     dispersion parameters at their limit; at nAGQ = 0 beta's part is conditional on theta, as
     lme4's. log_prior: log-density of the prior at the estimates, None without one; the estimates
     maximise its sum with the log-likelihood, and vcov is that of the sum's Hessian. dispersion:
-    what multiplies the variance of a quasi family, 1 for all others; the
-    log_likelihood of a quasi family is its quasi-likelihood at dispersion 1.
+    what multiplies the variance of a quasi family, 1 for all others; the log_likelihood of a quasi
+    family is its quasi-likelihood at dispersion 1. log_likelihood_error: its Monte Carlo standard
+    error where the Schur complement of crossed factors was not formed, else 0. crossing: when it
+    would have been.
     """
 
     theta: np.ndarray
@@ -68,6 +71,8 @@ class Fit:
     optinfo: dict[str, Any]
     dispersion: float = 1.0
     log_prior: float | None = None
+    log_likelihood_error: float = 0.0
+    crossing: Crossing = DEFAULT_CROSSING
 
 
 def fit_problem(
@@ -136,6 +141,8 @@ def fit_problem(
             "differentiation": problem.differentiation,
         },
         log_prior=None if problem.prior is None else float(state.log_prior),
+        log_likelihood_error=0.5 * float(state.log_determinant_error),
+        crossing=control.crossing,
     )
 
 

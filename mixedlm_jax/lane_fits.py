@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from mixedlm_jax.climb import Outcome
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.covariance import STRUCTURES
-from mixedlm_jax.errors import Code, FitError
+from mixedlm_jax.errors import ArgumentError, Code, FitError
 from mixedlm_jax.fit import conditioned, fit_problem, reported_covariance
 from mixedlm_jax.lanes import (
     ARRIVED,
@@ -89,6 +89,12 @@ class Shared:
     ) -> Shared:
         """What lanes of a problem share. Raises `ArgumentError` for an nAGQ it does not allow."""
         objective_for(nAGQ).check(given)
+        if given.plan.unformed is not None:
+            raise ArgumentError(
+                f"the crossed factors leave a Schur complement of {given.plan.n_columns} columns, "
+                "which is not formed; many fits at once need it formed: give "
+                f"control=GlmerControl(max_corner={given.plan.n_columns}), or fit one by one"
+            )
         problem, back = conditioned(given)
         return cls(nAGQ, given, problem, back, control, mesh, most)
 

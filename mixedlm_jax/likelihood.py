@@ -20,12 +20,12 @@ from mixedlm_jax.elimination import (
     Rows,
     adjoint,
     assemble,
+    determinant,
     factorize,
     leverages,
     log_determinant,
     predictor,
     row_products,
-    selected_inverse,
 )
 from mixedlm_jax.modes import (
     JointModes,
@@ -60,11 +60,12 @@ def _hessian_log_determinant_jvp(primals, tangents):
     weight, z, plan = primals
     dweight, dz, _ = tangents
     factor = factorize(plan, assemble(plan, z, weight))
-    v = row_products(plan, selected_inverse(plan, factor), z)
+    value, inverse = determinant(plan, factor)
+    v = row_products(plan, inverse, z)
     tangent = jnp.sum(leverages(z, v) * dweight)
     for part, change in zip(v, dz, strict=True):
         tangent = tangent + 2.0 * jnp.sum(weight[None, :] * part * change)
-    return log_determinant(factor), tangent
+    return value, tangent
 
 
 def laplace(params: Params, problem: Problem, u0: Effects) -> Array:
@@ -121,13 +122,14 @@ def laplace_gradient(params: Params, problem: Problem, u0: Effects) -> Evaluatio
     factor = observed
     if problem.information == "expected":
         factor = factorize(plan, assemble(plan, z, weight))
-    v = row_products(plan, selected_inverse(plan, factor), z)
+    log_det, inverse = determinant(plan, factor)
+    v = row_products(plan, inverse, z)
     h = leverages(z, v)
     # the modes move with the observed H, whatever weights the determinant has
     pull = implicit_solve(plan, observed, z, rows.weight, adjoint(plan, z, 0.5 * h * slope))
     fixed = Adjoints(u, h, pull, predictor(plan, z, pull), weight, rows.score, v)
     gradient = jax.grad(_surrogate)(params, problem, fixed)
-    value = penalised(rows, u) + 0.5 * log_determinant(factor)
+    value = penalised(rows, u) + 0.5 * log_det
     return Evaluation(value, gradient, u)
 
 

@@ -23,6 +23,7 @@ from mixedlm_jax.elimination import (
     adjoint,
     assemble,
     factorize,
+    is_definite,
     predictor,
     solve,
 )
@@ -129,7 +130,7 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
         pull = adjoint(plan, z, rows.score)
         downhill = tuple(part - own for own, part in zip(u, pull, strict=True))
         factor, sound = _definite_factor(problem, z, rows.weight)
-        step = solve(plan, factor, downhill)
+        step = solve(plan, factor, downhill, rough=True)
         return step, 0.5 * dot(downhill, step), sound
 
     origin = jax.tree.map(jnp.zeros_like, u0)
@@ -319,8 +320,6 @@ def _definite_factor(problem: Problem, z: Rows, weight: Array) -> tuple[Factoriz
     factor = factor_of(weight)
     if problem.family.log_concave:
         return factor, jnp.array(True)
-    finite = jnp.array(True)
-    for leaf in jax.tree.leaves((factor.diagonal, factor.corner)):
-        finite &= jnp.all(jnp.isfinite(leaf))
-    definite = jax.lax.cond(finite, lambda: factor, lambda: factor_of(jnp.maximum(weight, 0.0)))
-    return definite, finite
+    sound = is_definite(factor)
+    definite = jax.lax.cond(sound, lambda: factor, lambda: factor_of(jnp.maximum(weight, 0.0)))
+    return definite, sound

@@ -10,31 +10,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.buckets import bucket
+from mixedlm_jax.pattern import (
+    INDEX,
+    Entries,
+    Meetings,
+    Pairs,
+    count_products,
+    level_pairs,
+    plan_unformed,
+)
 
 # A scattered product of two entries costs about this many multiply-adds of a dense matrix product.
 _SCATTER_COST = 80
-
-# Unsigned: JAX need not ask of every index whether it counts from the end.
-INDEX = np.uint32
+# What a formed S costs an evaluation: its Cholesky factor and its inverse, in multiply-adds a q^3.
+_DENSE_WORK = 2.3
+# What one that is not formed costs a probe: products with S, as many as Lanczos' process has steps
+# and its derivative terms.
+_PRODUCTS_PER_PROBE = 16
 
 _static = {"static": True}
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Pairs:
-    """All pairs of border entries that share a level: where their products land in S."""
+class Crossing:
+    """When S is formed, and the number of probes where it is not.
 
-    first: Array
-    second: Array
-    target: Array  # row * columns + column in the lower triangle of S
+    max_columns: S of no more columns is always formed. Of more it is where that takes less work.
+    """
+
+    max_columns: int = 3000
+    n_probes: int = 8
+
+
+DEFAULT_CROSSING = Crossing()
 
 
 @jax.tree_util.register_dataclass
@@ -49,7 +64,7 @@ class Border:
     column: Array  # (entries,)
     row_pair: tuple[Array, ...]  # per kept factor: the pair each row belongs to, (n,)
     lift: tuple[Array, ...]  # per later chain factor: the entry of the parent level, (entries,)
-    pairs: Pairs | None  # None: the product is formed densely
+    pairs: Pairs | None  # None: the product is formed densely, or not at all
     base: tuple[int, ...] = field(metadata=_static)
     n_pairs: tuple[int, ...] = field(metadata=_static)
 
@@ -74,11 +89,18 @@ class Plan:
     n_levels: tuple[int, ...] = field(metadata=_static)
     chain: tuple[int, ...] = field(metadata=_static)
     kept: tuple[int, ...] = field(metadata=_static)
+    unformed: Any = None  # an `Unformed`; None: S is formed, or there is none
 
     @property
     def steps(self) -> list[tuple[int, int, Stage]]:
         """Position on the chain, number of the factor, and stage of each elimination."""
         return [(c, f, self.stages[c]) for c, f in enumerate(self.chain)]
+
+    @property
+    def borders(self) -> list[tuple[int, Border]]:
+        """Number and border of each chain factor; empty where nothing crosses."""
+        borders = [(f, stage.border) for _, f, stage in self.steps]
+        return [(f, border) for f, border in borders if border is not None]
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -105,30 +127,36 @@ def elimination_order(
     return tuple(chain), tuple(kept)
 
 
-class _Entries(NamedTuple):
-    """The entries of a border on the host; spare ones are not `real`."""
-
-    level: np.ndarray
-    column: np.ndarray
-    real: np.ndarray  # (entries,) bool
-
-
 def make_plan(
-    levels: Sequence[np.ndarray], n_levels: Sequence[int], n_effects: Sequence[int]
+    levels: Sequence[np.ndarray],
+    n_levels: Sequence[int],
+    n_effects: Sequence[int],
+    crossing: Crossing = DEFAULT_CROSSING,
 ) -> Plan:
     """Plan the elimination for rows with these levels (each (n,); a level may have no row)."""
     rows = [np.asarray(level).astype(INDEX) for level in levels]
     chain, kept = elimination_order(rows, n_levels, n_effects)
-    stages: list[Stage] = []
-    later: list[_Entries] = []
-    for position in reversed(range(len(chain))):  # a border refers to those of later stages
-        f = chain[position]
-        parents = tuple(_parents(rows[f], rows[g], n_levels[f]) for g in chain[position + 1 :])
+    borders = [_list_border(f, kept, rows, n_levels, n_effects) for f in chain] if kept else []
+    columns = sum(n_effects[s] * n_levels[s] for s in kept)
+    formed = not kept or _is_formed(borders, [n_effects[f] for f in chain], columns, crossing)
+    stages = []
+    for position, f in enumerate(chain):
+        later = chain[position + 1 :]
+        parents = tuple(_parents(rows[f], rows[g], n_levels[f]) for g in later)
         border = None
         if kept:
-            border, entries = _plan_border(f, kept, rows, n_levels, n_effects, parents, later)
-            later.insert(0, entries)
-        stages.insert(0, Stage(parents=parents, border=border))
+            own, *others = borders[position:]
+            border = _plan_border(own, others, parents, n_levels[f], columns, formed=formed)
+        stages.append(Stage(parents=parents, border=border))
+    unformed = None
+    if not formed:
+        unformed = plan_unformed(
+            [border.meetings for border in borders],
+            [rows[s] for s in kept],
+            [n_levels[s] for s in kept],
+            [n_effects[s] for s in kept],
+            crossing.n_probes,
+        )
     return Plan(
         levels=tuple(rows),
         stages=tuple(stages),
@@ -136,7 +164,21 @@ def make_plan(
         n_levels=tuple(int(m) for m in n_levels),
         chain=chain,
         kept=kept,
+        unformed=unformed,
     )
+
+
+def _is_formed(
+    borders: Sequence[_List], chain_effects: Sequence[int], columns: int, crossing: Crossing
+) -> bool:
+    """Whether S is formed: it is small enough, or its products would take more work."""
+    if columns <= crossing.max_columns:
+        return True
+    entries = sum(
+        k * len(border.entries.level) for border, k in zip(borders, chain_effects, strict=True)
+    )
+    products = crossing.n_probes * _PRODUCTS_PER_PROBE * 2 * entries * _SCATTER_COST
+    return _DENSE_WORK * float(columns) ** 3 < products
 
 
 def _parents(child: np.ndarray, parent: np.ndarray, n_levels: int) -> np.ndarray | None:
@@ -146,17 +188,26 @@ def _parents(child: np.ndarray, parent: np.ndarray, n_levels: int) -> np.ndarray
     return of_level if np.array_equal(of_level[child], parent) else None
 
 
-def _plan_border(
+class _List(NamedTuple):
+    """The entries of a border, and where those of each kept factor stand."""
+
+    entries: Entries
+    meetings: tuple[Meetings, ...]
+    row_pair: tuple[np.ndarray, ...]
+    base: tuple[int, ...]
+    n_pairs: tuple[int, ...]
+
+
+def _list_border(
     f: int,
     kept: Sequence[int],
     rows: Sequence[np.ndarray],
     n_levels: Sequence[int],
     n_effects: Sequence[int],
-    parents: Sequence[Array],
-    later: Sequence[_Entries],
-) -> tuple[Border, _Entries]:
+) -> _List:
     """The entries that couple chain factor f to the columns of S."""
-    level_of, column_of, real_of, row_pair, base, n_pairs = [], [], [], [], [0], []
+    level_of, column_of, real_of = [], [], []
+    meetings, row_pair, base, n_pairs = [], [], [0], []
     offset = 0
     for s in kept:
         code = rows[f].astype(np.int64) * n_levels[s] + rows[s]
@@ -164,6 +215,7 @@ def _plan_border(
         level, other = np.divmod(pair, n_levels[s])
         size = bucket(len(pair) + 1)  # at least one is spare: spare pairs need it
         spare = size - len(pair)
+        meetings.append(Meetings(level, other))
         row_pair.append(of_row.astype(INDEX))
         n_pairs.append(size)
         base.append(base[-1] + n_effects[s] * size)
@@ -172,23 +224,36 @@ def _plan_border(
             column_of.append(offset + np.pad(other, (0, spare)))
             real_of.append(np.arange(size) < len(pair))
             offset += n_levels[s]
-    entries = _Entries(*(np.concatenate(part) for part in (level_of, column_of, real_of)))
-    border = Border(
+    entries = Entries(*(np.concatenate(part) for part in (level_of, column_of, real_of)))
+    return _List(entries, tuple(meetings), tuple(row_pair), tuple(base[:-1]), tuple(n_pairs))
+
+
+def _plan_border(
+    own: _List,
+    later: Sequence[_List],
+    parents: Sequence[Array],
+    n_levels: int,
+    n_columns: int,
+    *,
+    formed: bool,
+) -> Border:
+    """The border of a chain factor; later: those of the factors after it."""
+    entries = own.entries
+    return Border(
         level=entries.level.astype(INDEX),
         column=entries.column.astype(INDEX),
-        row_pair=tuple(row_pair),
+        row_pair=own.row_pair,
         lift=tuple(
-            _lift(entries, parent, there, offset)
+            _lift(entries, parent, there.entries, n_columns)
             for parent, there in zip(parents, later, strict=True)
         ),
-        pairs=_plan_pairs(entries, n_levels[f], offset),
-        base=tuple(base[:-1]),
-        n_pairs=tuple(n_pairs),
+        pairs=_plan_pairs(entries, n_levels, n_columns) if formed else None,
+        base=own.base,
+        n_pairs=own.n_pairs,
     )
-    return border, entries
 
 
-def _lift(entries: _Entries, parent: np.ndarray, border: _Entries, n_columns: int) -> np.ndarray:
+def _lift(entries: Entries, parent: np.ndarray, border: Entries, n_columns: int) -> np.ndarray:
     """For each border entry the entry of its parent level in the same column.
 
     It exists: a row that couples the level to the column couples the level's parent to it too.
@@ -202,27 +267,8 @@ def _lift(entries: _Entries, parent: np.ndarray, border: _Entries, n_columns: in
     return np.where(entries.real, place[order[np.where(entries.real, found, 0)]], 0).astype(INDEX)
 
 
-def _plan_pairs(entries: _Entries, n_levels: int, n_columns: int) -> Pairs | None:
+def _plan_pairs(entries: Entries, n_levels: int, n_columns: int) -> Pairs | None:
     """The pairs of entries that share a level, or None where the dense product is cheaper."""
-    place = np.flatnonzero(entries.real)
-    level, column = entries.level[place], entries.column[place]
-    count = np.bincount(level, minlength=n_levels)
-    n_products = int(np.sum(count * (count + 1) // 2))
-    if n_products * _SCATTER_COST > n_levels * n_columns**2:
+    if count_products(entries, n_levels) * _SCATTER_COST > n_levels * n_columns**2:
         return None
-    # within a level the entries are ranked by column; entry r meets the entries 0..r
-    order = np.lexsort((column, level))
-    start = np.repeat(np.cumsum(count) - count, count)
-    rank = np.arange(len(order)) - start
-    first = np.repeat(np.arange(len(order)), rank + 1)
-    within = np.arange(n_products) - np.repeat(np.cumsum(rank + 1) - (rank + 1), rank + 1)
-    second = order[start[first] + within]
-    first = order[first]
-    target = column[first] * n_columns + column[second]
-    spare = (0, bucket(n_products) - n_products)
-    nobody = int(np.argmin(entries.real))
-    return Pairs(
-        first=np.pad(place[first], spare, constant_values=nobody).astype(INDEX),
-        second=np.pad(place[second], spare, constant_values=nobody).astype(INDEX),
-        target=np.pad(target, spare).astype(INDEX if n_columns**2 < 2**32 else np.uint64),
-    )
+    return level_pairs(entries, n_levels, n_columns)

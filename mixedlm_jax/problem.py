@@ -23,7 +23,7 @@ from mixedlm_jax.elimination import Effects, Rows, predictor
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import Family
 from mixedlm_jax.families.base import elementwise_derivatives
-from mixedlm_jax.plan import Plan, make_plan
+from mixedlm_jax.plan import DEFAULT_CROSSING, Crossing, Plan, make_plan
 
 _static = {"static": True}
 
@@ -143,8 +143,16 @@ def covariate_sizes(Z: Array, weights: Array, term: Term) -> Array:
     return (squares.sum(axis=1) / used.sum()) ** 0.5
 
 
-def make_problem(design: Design, family: Family, *, information: str = "observed") -> Problem:
+def make_problem(
+    design: Design,
+    family: Family,
+    *,
+    information: str = "observed",
+    crossing: Crossing = DEFAULT_CROSSING,
+) -> Problem:
     """Put a design's arrays and its elimination plan together.
+
+    crossing: how large a Schur complement of crossed factors is formed.
 
     Raises `ArgumentError` for `information="expected"` where the family has no closed form.
     """
@@ -157,6 +165,7 @@ def make_problem(design: Design, family: Family, *, information: str = "observed
         [factor.levels for factor in design.factors],
         [factor.n_levels for factor in design.factors],
         [factor.Z.shape[0] for factor in design.factors],
+        crossing,
     )
     # a row of weight 0 may hold what the family cannot have; a derivative would be lost in it
     row = np.where(design.weights > 0, np.arange(len(design.y)), np.argmax(design.weights > 0))

@@ -10,15 +10,16 @@ import numpy as np
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.compiled import program
-from mixedlm_jax.elimination import Effects
+from mixedlm_jax.elimination import Effects, Rows, assemble, factorize, log_determinant_error
 from mixedlm_jax.modes import joint_hessian
 from mixedlm_jax.objective import Objective
-from mixedlm_jax.optimize import Search, advance
+from mixedlm_jax.optimize import Search, advance, begin
 from mixedlm_jax.priors import log_prior
 from mixedlm_jax.problem import (
     Params,
     Problem,
     covariance_factors,
+    determinant_weights,
     fixed_predictor,
     row_terms,
     rows_at,
@@ -29,6 +30,8 @@ from mixedlm_jax.quadrature import ROW_NODES
 # a row counts once for each node that is evaluated with it, and may count so often more.
 _HESSIAN_ROWS = 1_000_000
 _HESSIAN_ROW_NODES = ROW_NODES
+# Step of a difference in standard errors as the search's metric has them.
+_DIFFERENCE = 2e-3
 
 
 @program("objective")
@@ -79,11 +82,14 @@ def exact_hessian(
 def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.ndarray:
     """The exact Hessian at a search's point, nan where the value there is not finite.
 
-    Its memory is bounded by `_HESSIAN_ROWS` and `_HESSIAN_ROW_NODES`.
+    Its memory is bounded by `_HESSIAN_ROWS` and `_HESSIAN_ROW_NODES`. Where a plan's S is not
+    formed it is taken by differences of the gradient, good to about six digits.
     """
     d = len(search.x)
     if not np.isfinite(search.value):
         return np.full((d, d), np.nan)
+    if problem.plan.unformed is not None:
+        return _differenced_hessian(objective, problem, search)
     at_once = columns_at_once(objective, problem, d)
     hessian = np.asarray(exact_hessian(objective, problem, search.x, search.aux, at_once))
     return 0.5 * (hessian + hessian.T)
@@ -94,6 +100,24 @@ def columns_at_once(objective: Objective, problem: Problem, d: int) -> int:
     width = objective.width(problem)
     most = _HESSIAN_ROWS if width == 1 else _HESSIAN_ROW_NODES
     return int(np.clip(most // (len(problem.y) * width), 1, d))
+
+
+def _differenced_hessian(objective: Objective, problem: Problem, search: Search) -> np.ndarray:
+    """Central differences of the gradient, a fraction of its standard error along each parameter.
+
+    Their error is of second order in the step; the gradient's is that of conjugate gradients.
+    """
+    x, columns = np.asarray(search.x), []
+    for j, variance in enumerate(np.diagonal(search.inverse)):
+        step = np.zeros(len(x))
+        step[j] = _DIFFERENCE * np.sqrt(variance)
+        ends = [
+            take_step(objective, problem, begin(x + move, search.aux, search.inverse)).gradient
+            for move in (step, -step)
+        ]
+        columns.append((np.asarray(ends[0]) - np.asarray(ends[1])) / (2.0 * step[j]))
+    hessian = np.array(columns)
+    return 0.5 * (hessian + hessian.T)
 
 
 class State(NamedTuple):
@@ -109,6 +133,7 @@ class State(NamedTuple):
     beta_information: Array | None  # of beta, given theta (p, p), if the objective wants it
     log_prior: Array  # the prior's log-density
     prior_slope: Array  # its gradient in beta (p,)
+    log_determinant_error: Array  # Monte Carlo standard error of log|H|
 
 
 @program("objective")
@@ -133,7 +158,15 @@ def state_at(objective: Objective, problem: Problem, params: Params, u: Effects)
         beta_information=information,
         log_prior=prior,
         prior_slope=prior_slope,
+        log_determinant_error=_log_determinant_error(problem, params, z, eta),
     )
+
+
+def _log_determinant_error(problem: Problem, params: Params, z: Rows, eta: Array) -> Array:
+    if problem.plan.unformed is None:
+        return jnp.zeros((), eta.dtype)
+    weight = determinant_weights(problem, eta, params.phi)
+    return log_determinant_error(factorize(problem.plan, assemble(problem.plan, z, weight)))
 
 
 @program()

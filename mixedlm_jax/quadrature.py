@@ -26,9 +26,6 @@ from mixedlm_jax.elimination import (
     Effects,
     assemble,
     factorize,
-    small_cholesky,
-    solve_lower,
-    solve_upper,
 )
 from mixedlm_jax.likelihood import Evaluation
 from mixedlm_jax.modes import conditional_modes, dot, implicit_solve, penalised_gradient
@@ -40,6 +37,7 @@ from mixedlm_jax.problem import (
     row_terms,
     rows_at,
 )
+from mixedlm_jax.small import small_cholesky, solve_lower, solve_upper
 
 # Rows x nodes that are evaluated at once: 32 MiB for each array of that shape. Nodes beyond it
 # wait their turn, and are evaluated again for the gradient instead of being kept.

@@ -12,7 +12,6 @@ from mixedlm_jax.arrays import Array
 from mixedlm_jax.compiled import program
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.dispersion import coefficients, coordinates
-from mixedlm_jax.elimination import sum_by
 from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.means import in_domain, link, link_mean
 from mixedlm_jax.modes import JointModes, find_joint_modes, joint_hessian
@@ -26,6 +25,7 @@ from mixedlm_jax.problem import (
     rows_at,
     zero_effects,
 )
+from mixedlm_jax.small import sum_by
 
 # Joint modes to start from need not be exact: log-likelihood units a further step would gain.
 _ROUGH = 1e-2

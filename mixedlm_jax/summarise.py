@@ -95,6 +95,12 @@ def _notes_on_fit(fit: Fit) -> list[str]:
         notes.append("The Laplace determinant uses the expected information, as lme4's does.")
     if fit.verdict.singular:
         notes.append("Covariance parameters on their boundary have no standard errors (nan).")
+    if fit.log_likelihood_error > 0.0:
+        notes.append(
+            "Log-likelihood by random probes for the crossed factors, Monte Carlo standard error "
+            f"{fit.log_likelihood_error:.2g}"
+        )
+        notes.append("(GlmerControl: n_probes for a smaller one, max_corner for none).")
     return notes
 
 

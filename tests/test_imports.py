@@ -60,7 +60,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "compiled programs": ("buckets", "store", "compiled", "means"),
     "checks": ("identification",),
     "likelihood": (
+        "small",
+        "pattern",
         "plan",
+        "krylov",
+        "corner",
         "elimination",
         "problem",
         "priors",

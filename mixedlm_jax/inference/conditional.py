@@ -16,18 +16,17 @@ import jax.numpy as jnp
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.compiled import program
 from mixedlm_jax.elimination import (
-    Blocks,
     Effects,
     Rows,
     assemble,
     factorize,
+    level_blocks,
     leverages,
     predictor,
     row_products,
     selected_inverse,
 )
 from mixedlm_jax.modes import conditional_modes, joint_hessian
-from mixedlm_jax.plan import Plan
 from mixedlm_jax.problem import Params, Problem, covariance_factors, determinant_weights, rows_at
 
 
@@ -41,23 +40,11 @@ def conditional_covariance(params: Params, problem: Problem, u: Effects) -> Rows
     z, eta = rows_at(problem, params, u)
     weight = determinant_weights(problem, eta, params.phi)
     factor = factorize(problem.plan, assemble(problem.plan, z, weight))
-    blocks = _level_blocks(problem.plan, selected_inverse(problem.plan, factor))
+    blocks = level_blocks(problem.plan, selected_inverse(problem.plan, factor))
     return tuple(
         jnp.einsum("ij,jkl,mk->iml", scale, block, scale)
         for scale, block in zip(covariance_factors(problem, params), blocks, strict=True)
     )
-
-
-def _level_blocks(plan: Plan, inverse: Blocks) -> list[Array]:
-    """The block of H^-1 of each level, per factor (k, k, levels)."""
-    blocks: list[Array] = [None] * len(plan.n_levels)
-    for c, f, _ in plan.steps:
-        blocks[f] = inverse.diagonal[c]
-    for s, start, stop in zip(plan.kept, plan.offsets, plan.offsets[1:], strict=False):
-        k, levels = plan.n_effects[s], plan.n_levels[s]
-        own = inverse.corner[start:stop, start:stop].reshape((k, levels, k, levels))
-        blocks[s] = jnp.diagonal(own, axis1=1, axis2=3)
-    return blocks
 
 
 @program()

@@ -35,7 +35,6 @@ from mixedlm_jax.elimination import (
     row_products,
     selected_inverse,
     solve,
-    sum_by,
     whitened_rows,
 )
 from mixedlm_jax.errors import ArgumentError, FitError
@@ -49,6 +48,7 @@ from mixedlm_jax.plan import Plan
 from mixedlm_jax.problem import Params, Problem, row_terms, rows_at
 from mixedlm_jax.programs import hessian_at, objective_value, take_step
 from mixedlm_jax.quadrature import MAX_NODES, quadrature_obstacle
+from mixedlm_jax.small import sum_by
 
 # Numbers in one block of pairs, and multiply-adds that the pairs of a crossed design may cost.
 _BLOCK = 2**22
@@ -86,6 +86,13 @@ def second_order_correction(point: Point) -> Correction:
     """
     problem = point.problem.replace(information="observed")
     first, row_of = _distinct_rows(problem)
+    if problem.plan.unformed is not None:
+        raise ArgumentError(
+            f"the correction of a crossed design needs its Schur complement of "
+            f"{problem.plan.n_columns} columns, which this fit did not form; refit with "
+            f"control=GlmerControl(max_corner={problem.plan.n_columns}), or check a model of fewer "
+            "levels"
+        )
     if problem.plan.kept:
         work = float(len(first)) ** 2 * (problem.plan.n_columns + 10)
         if work > _MAX_WORK:

@@ -32,7 +32,7 @@ class Point(NamedTuple):
 
 def point_of(design: Design, family: Family, fit: Fit) -> Point:
     """The point of a fit, for its design or that design padded. Call it with JAX in float64."""
-    problem = make_problem(design, family, information=fit.information)
+    problem = make_problem(design, family, information=fit.information, crossing=fit.crossing)
     phi = coordinates(family, problem.phi_matrices, np.asarray(fit.phi, float))
     return Point(
         problem=problem.replace(differentiation=fit.optinfo["differentiation"]),

@@ -1,0 +1,476 @@
+"""The corner of H: the factors that the elimination keeps back, and S, what it becomes.
+
+Two ways to hold it, with the same methods. `DenseCorner` forms S and its Cholesky factor: exact,
+q^2 numbers for q columns and of the order of q^3 operations. `SparseCorner` never forms S, whose
+products are those of lists,
+
+    S x = P x - sum_c E_c' (E_c x),      E_c = L_c^-1 G_c,
+
+P the corner of H and E_c the eliminated border of chain factor c: solutions come of conjugate
+gradients, log|S| of Lanczos quadrature with fixed probes (`krylov`), each exact to its tolerance
+but for the probes' Monte Carlo error in the latter. With D = L L' the blocks of S of each level
+and L^-1 S L^-T = I + E,
+
+    log|S| = log|D| - |E|_F^2 / 2 + tr g(I + E)
+
+with the trace as `krylov` estimates it. That is one smooth function of H, and its gradient stands
+in for the selected inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import combinations, combinations_with_replacement
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixedlm_jax.arrays import Array
+from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.krylov import (
+    Quadratures,
+    conjugate_gradients,
+    lanczos,
+    quadratures,
+)
+from mixedlm_jax.pattern import INDEX, Pairs
+from mixedlm_jax.plan import Border, Plan
+from mixedlm_jax.small import (
+    apply,
+    contract,
+    cross,
+    gram,
+    plus_identity,
+    small_cholesky,
+    solve_lower,
+    solve_upper,
+    sum_by,
+)
+
+_DEFINITE_STEPS = 12
+# Residuals of solutions with an S that is not formed, relative to the right-hand side.
+_TOLERANCE = 1e-11
+_ROUGH = 1e-6
+
+
+def columns_of(plan: Plan, s: int, offset: int) -> Array:
+    """The columns of S that each row touches through kept factor s, (k, n)."""
+    start = offset + np.arange(plan.n_effects[s]) * plan.n_levels[s]
+    return start.astype(INDEX)[:, None] + plan.levels[s][None, :]
+
+
+# Formed
+
+
+class DenseCorner(NamedTuple):
+    """The corner as a matrix (columns, columns): of H, or of its inverse."""
+
+    matrix: Array
+
+    @classmethod
+    def of_rows(cls, plan: Plan, z: tuple[Array, ...], w: Array) -> DenseCorner:
+        """The corner of H; z the rows of Z Lambda, w the weights."""
+        q = plan.n_columns
+        flat = jnp.zeros(q * q, w.dtype)
+        for s, at_s in zip(plan.kept, plan.offsets, strict=False):
+            size = plan.n_levels[s]
+            own = gram(z[s], z[s] * w[None, :], plan.levels[s], size)
+            columns = at_s + jnp.arange(own.shape[0] * size).reshape((-1, size))
+            flat = flat.at[columns[:, None, :] * q + columns[None, :, :]].add(own)
+            for t, at_t in zip(plan.kept, plan.offsets, strict=False):
+                if s != t:
+                    here = columns_of(plan, s, at_s)
+                    there = columns_of(plan, t, at_t)
+                    products = cross(z[s] * w[None, :], z[t])
+                    flat = flat.at[here[:, None, :] * q + there[None, :, :]].add(products)
+        return cls(flat.reshape((q, q)) + jnp.eye(q, dtype=w.dtype))
+
+    def eliminated(self, plan: Plan, edges: tuple[Array, ...]) -> DenseFactor:
+        """S, factored; nan where it is not positive definite. edges: E_c per chain factor."""
+        schur = self.matrix
+        for edge, (f, border) in zip(edges, plan.borders, strict=True):
+            schur = schur - _border_gram(border, edge, plan.n_levels[f], plan.n_columns)
+        # Derivatives of the corner go through the rules of `inverse` and `_log_determinant`, those
+        # of solutions through H itself: none is taken through this factor.
+        return DenseFactor(schur, jnp.linalg.cholesky(jax.lax.stop_gradient(schur)))
+
+    def level_blocks(self, plan: Plan) -> list[Array]:
+        """The block of each level, per kept factor (k, k, levels)."""
+        blocks = []
+        for s, start, stop in zip(plan.kept, plan.offsets, plan.offsets[1:], strict=False):
+            k, levels = plan.n_effects[s], plan.n_levels[s]
+            own = self.matrix[start:stop, start:stop].reshape((k, levels, k, levels))
+            blocks.append(jnp.diagonal(own, axis1=1, axis2=3))
+        return blocks
+
+    def row_products(self, plan: Plan, z: tuple[Array, ...]) -> list[Array]:
+        """The corner times each row's part in it, on the row's own levels, per kept factor."""
+        flat, q = self.matrix.ravel(), plan.n_columns
+        products = []
+        for s, at_s in zip(plan.kept, plan.offsets, strict=False):
+            total = jnp.zeros_like(z[s])
+            for t, at_t in zip(plan.kept, plan.offsets, strict=False):
+                here, there = columns_of(plan, s, at_s), columns_of(plan, t, at_t)
+                total += apply(flat[here[:, None, :] * q + there[None, :, :]], z[t])
+            products.append(total)
+        return products
+
+
+class DenseFactor(NamedTuple):
+    """S and its lower Cholesky factor."""
+
+    schur: Array
+    root: Array
+
+    def solve(self, rhs: Array, *, rough: bool = False) -> Array:
+        """S^-1 rhs (columns,); never rough."""
+        return jax.scipy.linalg.cho_solve((self.root, True), rhs)
+
+    def log_determinant(self) -> Array:
+        """log|S|."""
+        return _log_determinant(self.schur, self.root)
+
+    def inverse(self) -> DenseCorner:
+        """S^-1."""
+        return DenseCorner(inverse(self.schur, self.root))
+
+    def definite(self) -> Array:
+        """Whether S is positive definite."""
+        return jnp.all(jnp.isfinite(self.root))
+
+
+def _border_gram(border: Border, edge: Array, n_levels: int, q: int) -> Array:
+    """What eliminating a chain factor takes from S."""
+    if border.pairs is None:
+        dense = spread(border, edge, n_levels, q)
+        return dense @ dense.T
+    pairs = border.pairs
+    products = jnp.sum(edge[:, pairs.first] * edge[:, pairs.second], axis=0)
+    lower = jnp.zeros(q * q, edge.dtype).at[pairs.target].add(products).reshape((q, q))
+    return lower + jnp.tril(lower, -1).T
+
+
+def spread(border: Border, edge: Array, n_levels: int, q: int) -> Array:
+    """Border entries as a dense (columns, k * levels) matrix."""
+    k = edge.shape[0]
+    flat = jnp.zeros((q, k, n_levels), edge.dtype)
+    # added, not set: spare entries are 0 and may name the place of another
+    return flat.at[border.column, :, border.level].add(edge.T).reshape((q, k * n_levels))
+
+
+def border_times(border: Border, edge: Array, corner: DenseCorner, n_levels: int) -> Array:
+    """The border, a matrix of levels by columns, times the corner, on the border's entries."""
+    matrix = corner.matrix
+    q = matrix.shape[0]
+    if border.pairs is None:
+        k = edge.shape[0]
+        product = matrix @ spread(border, edge, n_levels, q)
+        return product.reshape((q, k, n_levels))[border.column, :, border.level].T
+    pairs, size = border.pairs, edge.shape[1]
+    value = matrix.ravel()[pairs.target]
+    distinct = pairs.first != pairs.second
+    towards = sum_by(edge[:, pairs.second] * value[None, :], pairs.first, size)
+    back = sum_by(edge[:, pairs.first] * (value * distinct)[None, :], pairs.second, size)
+    return towards + back
+
+
+@jax.custom_jvp
+def _log_determinant(matrix: Array, root: Array) -> Array:
+    """log|S| from its Cholesky factor."""
+    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(root)))
+
+
+@_log_determinant.defjvp
+def _log_determinant_jvp(primals, tangents):
+    value = _log_determinant(*primals)
+    return value, jnp.sum(inverse(*primals) * tangents[0])
+
+
+@jax.custom_jvp
+def inverse(matrix: Array, root: Array) -> Array:
+    """Inverse of a symmetric positive definite matrix from its Cholesky factor."""
+    return jax.scipy.linalg.cho_solve((root, True), jnp.eye(matrix.shape[0], dtype=matrix.dtype))
+
+
+@inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    value = inverse(*primals)
+    return value, -(value @ tangents[0] @ value)
+
+
+# Not formed
+
+
+class SparseCorner(NamedTuple):
+    """The corner on its pattern: of H, or what stands in for that of its inverse.
+
+    own: the block of each level, per kept factor (k, k, levels). cells: per pair of kept factors
+    (k, l, cells).
+    """
+
+    own: tuple[Array, ...]
+    cells: tuple[Array, ...]
+
+    @classmethod
+    def of_rows(cls, plan: Plan, z: tuple[Array, ...], w: Array) -> SparseCorner:
+        """The corner of H; z the rows of Z Lambda, w the weights."""
+        own = tuple(
+            plus_identity(gram(z[s], z[s] * w[None, :], plan.levels[s], plan.n_levels[s]))
+            for s in plan.kept
+        )
+        cells = tuple(
+            sum_by(cross(z[s] * w[None, :], z[t]), cell.of_row, len(cell.first))
+            for (s, t), cell in zip(combinations(plan.kept, 2), plan.unformed.cells, strict=True)
+        )
+        return cls(own, cells)
+
+    def eliminated(self, plan: Plan, edges: tuple[Array, ...]) -> SparseFactor:
+        """What S is known by. edges: E_c per chain factor."""
+        blocks = list(self.own)
+        for edge, (_, border) in zip(edges, plan.borders, strict=True):
+            for i, part in enumerate(_edges_of(plan, border, edge)):
+                other = _others(plan, border, i)
+                blocks[i] = blocks[i] - sum_by(contract(part, part), other, blocks[i].shape[2])
+        return SparseFactor(plan, self, edges, tuple(small_cholesky(block) for block in blocks))
+
+    def level_blocks(self, plan: Plan) -> list[Array]:
+        """The block of each level, per kept factor (k, k, levels)."""
+        return list(self.own)
+
+    def row_products(self, plan: Plan, z: tuple[Array, ...]) -> list[Array]:
+        """The corner times each row's part in it, on the row's own levels, per kept factor."""
+        products = [
+            apply(block[:, :, plan.levels[s]], z[s])
+            for block, s in zip(self.own, plan.kept, strict=True)
+        ]
+        for (i, j), cell, block in self._pairs(plan):
+            here = block[:, :, cell.of_row]
+            products[i] += apply(here, z[plan.kept[j]])
+            products[j] += apply(jnp.swapaxes(here, 0, 1), z[plan.kept[i]])
+        return products
+
+    def times(self, plan: Plan, x: Array) -> Array:
+        """P x (columns,)."""
+        parts = _parts(plan, x)
+        products = [apply(block, part) for block, part in zip(self.own, parts, strict=True)]
+        for (i, j), cell, block in self._pairs(plan):
+            there = apply(block, parts[j][:, cell.second])
+            back = apply(jnp.swapaxes(block, 0, 1), parts[i][:, cell.first])
+            products[i] += sum_by(there, cell.first, products[i].shape[1])
+            products[j] += sum_by(back, cell.second, products[j].shape[1])
+        return jnp.concatenate([part.ravel() for part in products])
+
+    def form(self, plan: Plan, x: Array) -> Array:
+        """x' P x."""
+        parts = _parts(plan, x)
+        total = sum(jnp.sum(block * cross(p, p)) for block, p in zip(self.own, parts, strict=True))
+        for (i, j), cell, block in self._pairs(plan):
+            total += 2.0 * jnp.sum(block * cross(parts[i][:, cell.first], parts[j][:, cell.second]))
+        return total
+
+    def _pairs(self, plan):
+        positions = combinations(range(len(plan.kept)), 2)
+        return zip(positions, plan.unformed.cells, self.cells, strict=True)
+
+
+def _parts(plan: Plan, x: Array) -> list[Array]:
+    """A vector of columns of S as effects, per kept factor (k, levels)."""
+    return [
+        x[start:stop].reshape((plan.n_effects[s], plan.n_levels[s]))
+        for s, start, stop in zip(plan.kept, plan.offsets, plan.offsets[1:], strict=False)
+    ]
+
+
+def _edges_of(plan: Plan, border: Border, edge: Array) -> list[Array]:
+    """The border of a chain factor as blocks, per kept factor (k_c, k_s, pairs)."""
+    blocks = []
+    for s, base, m in zip(plan.kept, border.base, border.n_pairs, strict=True):
+        k = plan.n_effects[s]
+        blocks.append(edge[:, base : base + k * m].reshape((-1, k, m)))
+    return blocks
+
+
+# One row at a time: XLA gathers from, and adds up, vectors several times as fast as matrices.
+
+
+def _times_border(border: Border, edge: Array, x: Array, n_levels: int) -> list[Array]:
+    """E_c x as its k rows, each (levels,)."""
+    entries = x[border.column]
+    return [sum_by(row * entries, border.level, n_levels) for row in edge]
+
+
+def _product_sums(first: Array, second: Array, pairs: Pairs, size: int) -> Array:
+    """Sums of a' b over the pairs with one target; a, b blocks (k_c, k, m), (k_c, l, m)."""
+
+    def summed(i: int, j: int) -> Array:
+        products = sum(
+            a[i][pairs.first] * b[j][pairs.second] for a, b in zip(first, second, strict=True)
+        )
+        return sum_by(products, pairs.target, size)
+
+    k, m = first.shape[1], second.shape[1]
+    return jnp.stack([jnp.stack([summed(i, j) for j in range(m)]) for i in range(k)])
+
+
+def _others(plan: Plan, border: Border, i: int) -> Array:
+    """The level of the i-th kept factor of each of a border's pairs with it."""
+    base, m = border.base[i], border.n_pairs[i]
+    return border.column[base : base + m] - INDEX(plan.offsets[i])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SparseFactor:
+    """S by its products: P, E_c per chain factor (k, entries), and the blocks of S of each level.
+
+    roots: their Cholesky factors L, per kept factor (k, k, levels).
+    """
+
+    plan: Plan
+    block: SparseCorner
+    edges: tuple[Array, ...]
+    roots: tuple[Array, ...]
+
+    def multiply(self, x: Array) -> Array:
+        """S x (columns,)."""
+        plan, product = self.plan, self.block.times(self.plan, x)
+        for edge, (f, border) in zip(self.edges, plan.borders, strict=True):
+            inner = _times_border(border, edge, x, plan.n_levels[f])
+            outer = sum(row * part[border.level] for row, part in zip(edge, inner, strict=True))
+            product -= sum_by(outer, border.column, plan.n_columns)
+        return product
+
+    def form(self, x: Array) -> Array:
+        """x' S x."""
+        plan, total = self.plan, self.block.form(self.plan, x)
+        for edge, (f, border) in zip(self.edges, plan.borders, strict=True):
+            for inner in _times_border(border, edge, x, plan.n_levels[f]):
+                total -= jnp.sum(inner**2)
+        return total
+
+    def _unscaled(self, x: Array) -> Array:
+        """L^-T x."""
+        return self._by_level(solve_upper, x)
+
+    def _by_level(self, solve: Callable[[Array, Array], Array], x: Array) -> Array:
+        parts = zip(self.roots, _parts(self.plan, x), strict=True)
+        return jnp.concatenate([solve(root, part[:, None, :]).ravel() for root, part in parts])
+
+    def scaled(self, x: Array) -> Array:
+        """(I + E) x = L^-1 S L^-T x."""
+        return self._by_level(solve_lower, self.multiply(self._unscaled(x)))
+
+    def solve(self, rhs: Array, *, rough: bool = False) -> Array:
+        """S^-1 rhs (columns,), rough for a step that others correct."""
+
+        def precondition(x: Array) -> Array:
+            return self._unscaled(self._by_level(solve_lower, x))
+
+        tolerance = _ROUGH if rough else _TOLERANCE
+        return conjugate_gradients(self.multiply, precondition, rhs, tolerance)
+
+    def quadratures(self) -> Quadratures:
+        """What the exact vectors and the probes say of log|I + E|."""
+        lists, dtype = self.plan.unformed, self.roots[0].dtype
+        starts = jnp.concatenate([lists.exact, lists.probes]).astype(dtype)
+        return quadratures(self.scaled, starts, second_order_known=lists.patterns is not None)
+
+    def log_determinant(self) -> Array:
+        """log|S|."""
+        return self._known() + self._shares @ self.quadratures().value
+
+    def log_determinant_error(self) -> Array:
+        """Monte Carlo standard error of `log_determinant`."""
+        value = self.quadratures().value[len(self.plan.unformed.exact) :]
+        return jnp.std(value, ddof=1) / jnp.sqrt(float(len(value)))
+
+    @property
+    def _shares(self) -> Array:
+        """What each vector of `quadratures` counts in a trace: a mean over the probes."""
+        n_exact, n_probes = len(self.plan.unformed.exact), len(self.plan.unformed.probes)
+        shares = np.repeat([1.0, 1.0 / n_probes], [n_exact, n_probes])
+        return jnp.asarray(shares, self.roots[0].dtype)
+
+    def linearised(self, at: SparseFactor, found: Quadratures) -> tuple[Array, Array]:
+        """A scalar with the gradient of `log_determinant` in all that S is made of, and log|S|.
+
+        at, found: the factor at the point, and its quadratures, which are held fixed. With
+        A = L^-1 S L^-T and x = L^-T y,  y' dA y = x' dS x - 2 x' dL (A y).
+        """
+        roots, found = first_order_only((at.roots, found))
+        fixed = replace(at, roots=roots)
+        y = found.vector.reshape((-1, found.vector.shape[-1]))
+        images = found.image.reshape(y.shape)
+        weight = (found.weight * self._shares[:, None]).ravel()
+        x = jax.vmap(fixed._unscaled)(y)
+        total = weight @ jax.lax.map(jax.checkpoint(self.form), x)
+        for root, here, there in zip(
+            self.roots, _lanes(self.plan, x), _lanes(self.plan, images), strict=True
+        ):
+            total -= 2.0 * jnp.sum(root * jnp.einsum("a,ail,ajl->ijl", weight, here, there))
+        known = self._known()
+        return known + total, known + self._shares @ found.value
+
+    def _known(self) -> Array:
+        """The part of log|S| that needs no probes: log|D| - |E|_F^2 / 2, or log|D|."""
+        logs = [jnp.sum(jnp.log(root[j, j])) for root in self.roots for j in range(len(root))]
+        total = 2.0 * sum(logs[1:], logs[0])
+        plan = self.plan
+        if plan.unformed.patterns is None:
+            return total
+        edges = [
+            _edges_of(plan, border, edge)
+            for edge, (_, border) in zip(self.edges, plan.borders, strict=True)
+        ]
+        cells = iter(self.block.cells)
+        two = combinations_with_replacement(range(len(plan.kept)), 2)
+        for (s, t), pattern in zip(two, plan.unformed.patterns, strict=True):
+            k, m = len(self.roots[s]), len(self.roots[t])
+            blocks = jnp.zeros((k, m, len(pattern.a)), total.dtype)
+            if pattern.cells is not None:
+                blocks = blocks.at[:, :, pattern.cells].add(next(cells))
+            for pairs, parts in zip(pattern.products, edges, strict=True):
+                blocks = blocks - _product_sums(parts[s], parts[t], pairs, len(pattern.a))
+            blocks = solve_lower(self.roots[s][:, :, pattern.a], blocks)
+            turned = solve_lower(self.roots[t][:, :, pattern.b], jnp.swapaxes(blocks, 0, 1))
+            # |E|_F^2 has each block twice
+            total -= jnp.sum(turned**2)
+        return total
+
+    def definite(self) -> Array:
+        """Whether S is positive definite, as far as its extreme Ritz values show."""
+        start = self.plan.unformed.probes[0].astype(self.roots[0].dtype)
+        found = lanczos(self.scaled, start, min(_DEFINITE_STEPS, len(start)))
+        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(root)) for root in self.roots]))
+        return finite & (jnp.linalg.eigvalsh(found.matrix)[0] > 0.0)
+
+
+def _lanes(plan: Plan, vectors: Array) -> list[Array]:
+    """Vectors (m, columns) as effects, per kept factor (m, k, levels)."""
+    return [
+        vectors[:, start:stop].reshape((len(vectors), plan.n_effects[s], plan.n_levels[s]))
+        for s, start, stop in zip(plan.kept, plan.offsets, plan.offsets[1:], strict=False)
+    ]
+
+
+@jax.custom_jvp
+def first_order_only(values):
+    """The values themselves; `ArgumentError` where they are differentiated."""
+    return values
+
+
+@first_order_only.defjvp
+def _first_order_only_jvp(primals, tangents):
+    raise ArgumentError(
+        "the Laplace log-likelihood of a crossed design with an S that is not formed has no second "
+        "derivative by autodiff; take differences of its gradient, or give the design a larger "
+        "max_corner"
+    )
+
+
+def kind_of(plan: Plan) -> type[DenseCorner] | type[SparseCorner]:
+    """How a plan's corner is held."""
+    return DenseCorner if plan.unformed is None else SparseCorner
