@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mixedlm_jax.arrays import Array
-from mixedlm_jax.elimination import assemble, factorize, sum_by
+from mixedlm_jax.elimination import assemble, factorize
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.modes import conditional_modes
 from mixedlm_jax.problem import (
@@ -23,6 +23,7 @@ from mixedlm_jax.problem import (
     zero_effects,
 )
 from mixedlm_jax.quadrature import quadrature_of_levels
+from mixedlm_jax.small import sum_by
 
 
 def check_clusters(problem: Problem) -> None:
