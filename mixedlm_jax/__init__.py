@@ -14,11 +14,13 @@ Everything that is public is imported here.
 from __future__ import annotations
 
 from mixedlm_jax import datasets, families
+from mixedlm_jax.anova import anova
 from mixedlm_jax.api import (
     check_laplace,
     check_overdispersion,
     check_zero_inflation,
     checkConv,
+    glm,
     glmer,
     glmer_nb,
 )
@@ -48,7 +50,9 @@ from mixedlm_jax.errors import (
     SingularFitWarning,
     StoreWarning,
 )
+from mixedlm_jax.hypotheses import linear_hypothesis
 from mixedlm_jax.model import GlmerResult
+from mixedlm_jax.variance_tests import test_random
 
 __version__ = "0.1.0"
 
@@ -65,14 +69,17 @@ __all__ = [
     "MixedlmWarning",
     "SingularFitWarning",
     "StoreWarning",
+    "anova",
     "checkConv",
     "check_laplace",
     "check_overdispersion",
     "check_zero_inflation",
     "datasets",
     "families",
+    "glm",
     "glmer",
     "glmer_nb",
+    "linear_hypothesis",
     "load_bacteria",
     "load_cake",
     "load_cbpp",
@@ -84,4 +91,5 @@ __all__ = [
     "load_sleepstudy",
     "load_toenail",
     "load_verbagg",
+    "test_random",
 ]

@@ -79,7 +79,7 @@ def predictor(plan: Plan, z: Rows, u: Effects) -> Array:
         jnp.sum(rows * effects[:, level], axis=0)
         for rows, effects, level in zip(z, u, plan.levels, strict=True)
     ]
-    return sum(parts[1:], parts[0])
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
 
 
 def adjoint(plan: Plan, z: Rows, r: Array) -> Effects:
@@ -214,7 +214,7 @@ def log_determinant(factor: Factorization) -> Array:
     parts = [2.0 * jnp.sum(jnp.log(root)) for root in roots]
     if factor.corner is not None:
         parts.append(_corner_log_determinant(factor.schur, factor.corner))
-    return sum(parts[1:], parts[0])
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
 
 
 @jax.custom_jvp
@@ -412,7 +412,7 @@ def _apply(blocks: Array, rows: Array) -> Array:
 def leverages(z: Rows, v: Rows) -> Array:
     """h_i = z_i . v_i (n,)."""
     parts = [jnp.sum(a * b, axis=0) for a, b in zip(z, v, strict=True)]
-    return sum(parts[1:], parts[0])
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
 
 
 # Small matrices: k x k for each of the entries of the last axis, unrolled over k

@@ -83,10 +83,13 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "results": (
         "inference.covariance",
         "inference.wald",
+        "inference.chi_squared",
         "inference.components",
         "inference.conditional",
         "inference.point",
         "inference.laplace_check",
+        "inference.charts",
+        "inference.profile",
         "inference",
         "threads",
         "uncertainty",
@@ -96,13 +99,23 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "formatting",
         "adequacy",
         "markup",
+        "noted",
         "approximation",
         "report",
         "ranef",
         "tidy",
         "getme",
     ),
-    "face": ("call", "fitted", "summarise", "model", "api", "datasets", ""),
+    "comparing": (
+        "call",
+        "fitted",
+        "hypotheses",
+        "term_tests",
+        "comparison",
+        "anova",
+        "variance_tests",
+    ),
+    "face": ("summarise", "model", "api", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
@@ -121,6 +134,7 @@ DEFERRED = {
     ("table", "narwhals"),
     ("getme", "scipy.sparse"),
     ("adequacy", "scipy.special"),
+    ("inference.chi_squared", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
 SHAPELESS = {"utils", "util", "helpers", "helper", "common", "misc", "compat", "tools", "mixins"}

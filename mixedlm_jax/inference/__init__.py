@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mixedlm_jax.inference.chi_squared import chi_squared_tail, mixture_tail
 from mixedlm_jax.inference.components import component_order, component_slopes
 from mixedlm_jax.inference.conditional import (
     conditional_covariance,
@@ -17,25 +18,28 @@ from mixedlm_jax.inference.laplace_check import (
     second_order_correction,
 )
 from mixedlm_jax.inference.point import Point, delta_covariance, point_of, with_known_boundary
-from mixedlm_jax.inference.wald import wald_intervals, wald_tests
+from mixedlm_jax.inference.wald import wald_intervals, wald_statistic, wald_tests
 
 __all__ = [
     "Correction",
     "Point",
     "QuadratureCheck",
     "can_be_checked",
+    "chi_squared_tail",
     "component_order",
     "component_slopes",
     "conditional_covariance",
     "correlation",
     "delta_covariance",
     "joint_leverages",
+    "mixture_tail",
     "parameter_covariance",
     "point_of",
     "quadrature_check",
     "second_order_correction",
     "standard_errors",
     "wald_intervals",
+    "wald_statistic",
     "wald_tests",
     "with_known_boundary",
 ]

@@ -42,6 +42,6 @@ def component_slopes(params: Params, problem: Problem) -> Array:
             sd = jnp.sqrt(jnp.diagonal(covariance))
             for i, j in component_order(len(columns), STRUCTURES[term.structure].correlated):
                 parts.append(sd[i] if i == j else covariance[i, j] / (sd[i] * sd[j]))
-        return jnp.stack(parts)
+        return jnp.array(parts, flat.dtype) if not parts else jnp.stack(parts)
 
     return jax.jacfwd(components)(params.flat)
