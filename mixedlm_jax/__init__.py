@@ -14,6 +14,7 @@ Everything that is public is imported here.
 from __future__ import annotations
 
 from mixedlm_jax import datasets, families, functional, priors
+from mixedlm_jax.anova import anova
 from mixedlm_jax.api import (
     bootMer,
     check_laplace,
@@ -22,6 +23,7 @@ from mixedlm_jax.api import (
     checkConv,
     extend,
     fit_many,
+    glm,
     glmer,
     glmer_nb,
     pool,
@@ -56,8 +58,10 @@ from mixedlm_jax.errors import (
     StoreWarning,
 )
 from mixedlm_jax.fits import Fits
+from mixedlm_jax.hypotheses import linear_hypothesis
 from mixedlm_jax.model import GlmerResult
 from mixedlm_jax.modular import glFormula, mkGlmerDevfun, mkGlmerMod, optimizeGlmer
+from mixedlm_jax.variance_tests import test_random
 
 __version__ = "0.1.0"
 
@@ -75,6 +79,7 @@ __all__ = [
     "MixedlmWarning",
     "SingularFitWarning",
     "StoreWarning",
+    "anova",
     "bootMer",
     "checkConv",
     "check_laplace",
@@ -86,8 +91,10 @@ __all__ = [
     "fit_many",
     "functional",
     "glFormula",
+    "glm",
     "glmer",
     "glmer_nb",
+    "linear_hypothesis",
     "load_bacteria",
     "load_cake",
     "load_cbpp",
@@ -107,4 +114,5 @@ __all__ = [
     "powerSim",
     "priors",
     "simulate_formula",
+    "test_random",
 ]

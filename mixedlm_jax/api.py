@@ -1,4 +1,4 @@
-"""The entry points: `glmer` and `glmer_nb` go from a formula to a model, checks judge one."""
+"""The entry points: `glmer`, `glmer_nb` and `glm` make a model of a formula, checks judge one."""
 
 from __future__ import annotations
 
@@ -207,6 +207,52 @@ def glmer_nb(
         dispformula=dispformula,
         control=control,
         prior=prior,
+    )
+    model = fit_call(call, start=start, verbose=verbose)
+    announce(model)
+    return model
+
+
+def glm(
+    formula: str,
+    data: Any,
+    family: Family | type[Family] | str = "gaussian",
+    *,
+    weights: Any = None,
+    weights_type: str = "prior",
+    offset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, str] | None = None,
+    ziformula: str | None = None,
+    dispformula: str | None = None,
+    start: Mapping[str, Any] | None = None,
+    control: GlmerControl | None = None,
+    verbose: int | None = None,
+) -> GlmerResult:
+    """Fit a generalized linear model without random effects: what `anova` compares a mixed one to.
+
+    The same likelihood, families and arguments as in `glmer`, dispersion maximised jointly; `ranef`
+    and `VarCorr` are empty. What is raised and what is warned of are as there.
+
+    Examples
+    --------
+    >>> cbpp = mlm.load_cbpp()
+    >>> null = mlm.glm("incidence / size ~ period", cbpp, family="binomial")
+    >>> print(round(null.fixef()["period2"], 4), round(float(null.logLik()), 4))
+    -1.1708 -99.0292
+    """
+    call = Call(
+        formula=parse(formula, mixed=False),
+        data=data,
+        family=resolve(family),
+        weights=weights,
+        weights_type=weights_type,
+        offset=offset,
+        na_action=na_action,
+        contrasts=contrasts,
+        ziformula=ziformula,
+        dispformula=dispformula,
+        control=control,
     )
     model = fit_call(call, start=start, verbose=verbose)
     announce(model)
@@ -593,6 +639,8 @@ def check_laplace(model: GlmerResult, nAGQ: int | None = None) -> LaplaceCheck:
     True
     """
     _check_model(model, "check_laplace")
+    if not model.design.factors:
+        raise ArgumentError("the model has no random effects: its likelihood is no approximation")
     if model.fit.nAGQ != 1:
         raise ArgumentError(
             f"check_laplace judges a Laplace fit, and this model has nAGQ={model.fit.nAGQ}; give "

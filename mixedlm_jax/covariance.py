@@ -6,13 +6,28 @@ their covariance is Lambda Lambda'. A new structure is one class and one row of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+class Held(NamedTuple):
+    """How a standard deviation or correlation of a term is held while its other theta move.
+
+    It is theta[place], through `natural`, or for a `pair` of entries of Lambda their angle.
+    first: the effects concerned must come first among the term's. logarithmic: theta is the
+    logarithm of a standard deviation.
+    """
+
+    place: int
+    natural: Callable[[float], float] = float
+    pair: tuple[int, int] | None = None
+    first: bool = False
+    logarithmic: bool = False
 
 
 class Structure:
@@ -62,6 +77,10 @@ class Structure:
         """Names of the parameters of a term with these effects."""
         raise NotImplementedError
 
+    def held(self, k: int, i: int, j: int) -> Held:
+        """How the standard deviation of effect i is held, or its correlation with j (-1: none)."""
+        raise NotImplementedError
+
 
 class Unstructured(Structure):
     """Any covariance matrix: theta is Lambda's lower triangle by columns (lme4's order)."""
@@ -99,6 +118,9 @@ class Unstructured(Structure):
         pairs = zip(*np.triu_indices(len(effects)), strict=True)
         return [".".join(dict.fromkeys((effects[row], effects[column]))) for column, row in pairs]
 
+    def held(self, k, i, j):
+        return Held(0, first=True) if j < 0 else Held(k, pair=(1, k), first=True)
+
 
 class Diagonal(Structure):
     """Independent effects: theta holds their standard deviations."""
@@ -126,6 +148,9 @@ class Diagonal(Structure):
 
     def names(self, effects):
         return list(effects)
+
+    def held(self, k, i, j):
+        return Held(i)
 
 
 class HomogeneousDiagonal(Structure):
@@ -157,6 +182,9 @@ class HomogeneousDiagonal(Structure):
 
     def names(self, effects):
         return ["sd"]
+
+    def held(self, k, i, j):
+        return Held(0)
 
 
 class CompoundSymmetry(Structure):
@@ -207,6 +235,12 @@ class CompoundSymmetry(Structure):
     def names(self, effects):
         return [*(f"log sd.{effect}" for effect in effects), *["cor"] * (len(effects) > 1)]
 
+    def held(self, k, i, j):
+        if j < 0:
+            return Held(i, lambda w: float(np.exp(w)), logarithmic=True)
+        lowest = -1.0 / (k - 1)
+        return Held(k, lambda w: float(lowest + (1.0 - lowest) * (0.5 + 0.5 * np.tanh(0.5 * w))))
+
 
 class Autoregressive(Structure):
     """A stationary series of first order: cov_ij = sd^2 rho^|i - j| over equidistant effects.
@@ -248,6 +282,12 @@ class Autoregressive(Structure):
 
     def names(self, effects):
         return ["sd", "cor"]
+
+    def held(self, k, i, j):
+        if j < 0:
+            return Held(0)
+        lag = i - j
+        return Held(1, lambda w: float((w / np.sqrt(1.0 + w**2)) ** lag))
 
 
 STRUCTURES: Mapping[str, Structure] = MappingProxyType(

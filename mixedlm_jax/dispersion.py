@@ -17,6 +17,7 @@ import numpy as np
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families import ZERO, Family
+from mixedlm_jax.families.base import Parameter
 
 Matrices = tuple[Any, ...]
 """Per estimated parameter its model matrix (n, columns), None for one number."""
@@ -145,6 +146,15 @@ def phi_names(family: Family, columns: Mapping[str, tuple[str, ...]]) -> tuple[s
         else:
             names.append(name)
     return tuple(names)
+
+
+def phi_parameters(family: Family, matrices: Matrices) -> tuple[Parameter | None, ...]:
+    """Per number of phi the parameter whose coordinate it is, None for a coefficient."""
+    found: list[Parameter | None] = []
+    for name, matrix, where in _each(family, matrices):
+        size = where.stop - where.start
+        found += [family.parameters[name] if matrix is None else None] * size
+    return tuple(found)
 
 
 def _each(family: Family, matrices: Matrices) -> list[tuple[str, Any, slice]]:

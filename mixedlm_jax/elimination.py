@@ -86,7 +86,7 @@ def predictor(plan: Plan, z: Rows, u: Effects) -> Array:
         jnp.sum(rows * effects[:, level], axis=0)
         for rows, effects, level in zip(z, u, plan.levels, strict=True)
     ]
-    return sum(parts[1:], parts[0])
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
 
 
 def adjoint(plan: Plan, z: Rows, r: Array) -> Effects:
@@ -173,7 +173,7 @@ def log_determinant(factor: Factorization) -> Array:
 def _chain_log_determinant(factor: Factorization) -> Array:
     roots = [root[i, i] for root in factor.diagonal for i in range(root.shape[0])]
     parts = [2.0 * jnp.sum(jnp.log(root)) for root in roots]
-    return sum(parts[1:], parts[0])
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
 
 
 def log_determinant_error(factor: Factorization) -> Array:
@@ -390,4 +390,4 @@ def whitened_rows(plan: Plan, factor: Factorization, z: Rows, rows: Array) -> tu
 def leverages(z: Rows, v: Rows) -> Array:
     """h_i = z_i . v_i (n,)."""
     parts = [jnp.sum(a * b, axis=0) for a, b in zip(z, v, strict=True)]
-    return sum(parts[1:], parts[0])
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros(())

@@ -5,9 +5,9 @@ What compares, tests or prints models takes a `Fitted`; the object a user holds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,14 @@ class Fitted:
     labels: Labels
     fit: Fit
     refitted: bool = False
+
+    @classmethod
+    def of(
+        cls, call: Call, *, start: Mapping[str, Any] | None = None, verbose: int | None = None
+    ) -> Self:
+        """The model that a call describes, fitted; start and verbose as in `glmer`."""
+        design, labels = call.build()
+        return cls(call, design, labels, call.fit(design, start=start, verbose=verbose))
 
     # The model.
 

@@ -8,7 +8,7 @@ before the parentheses names a covariance structure, as in glmmTMB: `cs(x | g)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NoReturn
 
@@ -85,6 +85,12 @@ class RandomTerm:
         word = "" if self.structure == "us" else self.structure
         return f"{word}({self.effects} | {self.name})"
 
+    def without(self, part: Product) -> RandomTerm | None:
+        """The term without one of its effects, `()` the intercept; None where nothing is left."""
+        kept = tuple(term for term in self.effects.terms if set(term) != set(part))
+        effects = Terms(self.effects.intercept and part != (), kept)
+        return replace(self, effects=effects) if effects.parts() else None
+
 
 @dataclass(frozen=True)
 class Formula:
@@ -118,6 +124,16 @@ class Formula:
     offsets: tuple[Expression, ...]
     parts: tuple[tuple[str, Terms], ...] = ()
 
+    def with_terms(
+        self, *, fixed: Terms | None = None, random: tuple[RandomTerm, ...] | None = None
+    ) -> Formula:
+        """The formula with other fixed effects or random terms, written out; None leaves them."""
+        fixed = self.fixed if fixed is None else fixed
+        random = self.random if random is None else random
+        offsets = [f"offset({node})" for node in self.offsets]
+        text = " + ".join([str(fixed), *map(str, random), *offsets])
+        return replace(self, text=f"{self.left} ~ {text}", fixed=fixed, random=random)
+
     def sides(self) -> Iterator[Terms]:
         """All sums of terms: the fixed effects, each random term's, each part's."""
         yield self.fixed
@@ -128,14 +144,14 @@ class Formula:
         return self.text
 
 
-def parse(text: str) -> Formula:
-    """Read a formula such as `"y ~ x + (1 + x | g)"`.
+def parse(text: str, *, mixed: bool = True) -> Formula:
+    """Read a formula such as `"y ~ x + (1 + x | g)"`; not `mixed`, one such as `"y ~ x"`.
 
     Raises
     ------
     FormulaError
-        For text outside the language, a formula without a response or without a random term, and
-        an effect that a group has twice. The message shows the place.
+        For text outside the language, a formula without a response, an effect that a group has
+        twice, and a random term too few or too many. The message shows the place.
     """
     if not isinstance(text, str):
         raise FormulaError(
@@ -146,11 +162,13 @@ def parse(text: str) -> Formula:
     response, right = reader.sides(tree)
     summands, bars, offsets = reader.right_side(right)
     fixed = reader.terms(summands)
-    if not bars:
+    if mixed and not bars:
         raise FormulaError(
             f"'{text}' has no random term: add one such as (1 | group), "
-            "or fit a model without random effects with another package"
+            "or fit a model without random effects by mlm.glm"
         )
+    if bars and not mixed:
+        raise FormulaError(f"'{text}' has a random term, and glm has none: fit it by mlm.glmer")
     left = text[: tree.position].strip()
     return Formula(text.strip(), left, response, fixed, reader.random(bars), offsets)
 

@@ -63,7 +63,7 @@ class Source:
 
     def sizes(self) -> np.ndarray:
         """Columns of Z that each term owns."""
-        return np.array([len(term.columns) * self.levels(term) for term in self.terms])
+        return np.array([len(term.columns) * self.levels(term) for term in self.terms], int)
 
     def starts(self) -> np.ndarray:
         """The first column of each term, and the number of columns."""
@@ -80,7 +80,7 @@ class Source:
     def stacked(self, effects: tuple[np.ndarray, ...]) -> np.ndarray:
         """Effects per factor (k, levels) in the order of Z's columns."""
         parts = [effects[term.factor][list(term.columns)].T.ravel() for term in self.terms]
-        return np.concatenate(parts)
+        return np.concatenate([np.empty(0), *parts])
 
 
 def _Z(source: Source) -> Any:
@@ -157,8 +157,9 @@ def _sparse(
     shape: tuple[int, int],
 ) -> Any:
     sparse = importlib.import_module("scipy.sparse")  # slow to import, rarely needed
-    where = (np.concatenate(rows), np.concatenate(columns))
-    return sparse.csc_array((np.concatenate(values), where), shape=shape)
+    nothing = np.empty(0, int)
+    where = (np.concatenate([nothing, *rows]), np.concatenate([nothing, *columns]))
+    return sparse.csc_array((np.concatenate([np.empty(0), *values]), where), shape=shape)
 
 
 def _flist(source: Source) -> pd.DataFrame:
@@ -177,9 +178,8 @@ def _cnms(source: Source) -> dict[str, tuple[str, ...]]:
 
 
 def _lower(source: Source) -> np.ndarray:
-    return np.concatenate(
-        [STRUCTURES[term.structure].lower(len(term.columns)) for term in source.terms]
-    )
+    structures = [(STRUCTURES[term.structure], len(term.columns)) for term in source.terms]
+    return np.concatenate([np.empty(0), *(kind.lower(k) for kind, k in structures)])
 
 
 def _per_term(count: Callable[[Source, Term], int]) -> Callable[[Source], np.ndarray]:

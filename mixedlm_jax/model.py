@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mixedlm_jax.call import Call
+from mixedlm_jax.comparison import drop_terms
 from mixedlm_jax.dispersion import (
     natural_at_rows,
 )
@@ -275,6 +276,20 @@ class GlmerResult(Fitted):
         names = [f"{tail:.10g} %", f"{100.0 - tail:.10g} %"]
         return pd.DataFrame(limits, index=list(estimates), columns=names).loc[wanted]
 
+    # Comparison.
+
+    def drop1(self, data: Any = None) -> pd.DataFrame:
+        """What the model loses with each term of the fixed effects that no other one contains.
+
+        data: a frame to fit to; by default the one this model was fitted to. A frame in lme4's
+        columns, the model itself in row `<none>`: npar (parameters lost), AIC of the model without
+        the term, LRT (twice the loss of log-likelihood) and Pr(Chi).
+
+        Raises `ArgumentError` for quasi families, for a term whose missing values decide which rows
+        are used, and for a model from `refit` without data.
+        """
+        return drop_terms(self, data)
+
     # As frames, with the column names of R's broom.mixed.
 
     def tidy(
@@ -450,8 +465,7 @@ def fit_call(
     call: Call, *, start: Mapping[str, Any] | None = None, verbose: int | None = None
 ) -> GlmerResult:
     """The model that a call describes, fitted; start and verbose as in `glmer`."""
-    design, labels = call.build()
-    return GlmerResult(call, design, labels, call.fit(design, start=start, verbose=verbose))
+    return GlmerResult.of(call, start=start, verbose=verbose)
 
 
 def announce(model: GlmerResult) -> None:

@@ -60,7 +60,7 @@ class _State(NamedTuple):
 def dot(a: Effects, b: Effects) -> Array:
     """Inner product of two sets of effects."""
     parts = [jnp.sum(x * y) for x, y in zip(a, b, strict=True)]
-    return sum(parts[1:], parts[0])
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
 
 
 def penalised(rows: RowTerms, u: Effects) -> Array:
@@ -119,6 +119,8 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
     """The modes, the predicted gain of the last Newton step, and the number of steps."""
     params, problem, u0 = jax.lax.stop_gradient((params, problem, u0))
     plan = problem.plan
+    if not plan.n_effects:
+        return u0, jnp.zeros(()), jnp.zeros((), int)
     z = random_rows(problem, params)
     fixed = fixed_predictor(problem, params.beta)
 
@@ -258,7 +260,8 @@ def joint_hessian(problem: Problem, z: Rows, weight: Array) -> JointHessian:
     factor, _ = _definite_factor(problem, z, weight)
     weighted = problem.X * weight[:, None]
     coupling = jax.vmap(lambda column: adjoint(plan, z, column), in_axes=1)(weighted)
-    reduced = jax.vmap(lambda rhs: solve(plan, factor, rhs))(coupling)
+    p = problem.X.shape[1]
+    reduced = jax.vmap(lambda rhs: solve(plan, factor, rhs), axis_size=p)(coupling)
     information = weighted.T @ problem.X - sum(
         jnp.einsum("akl,bkl->ab", c, r) for c, r in zip(coupling, reduced, strict=True)
     )

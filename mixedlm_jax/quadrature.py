@@ -67,6 +67,8 @@ def product_rule(n_nodes: int, k: int) -> Rule:
 def quadrature_obstacle(problem: Problem, n_nodes: int) -> str | None:
     """Why the problem's integrals cannot be done with so many nodes, in a sentence, or None."""
     k, found = problem.plan.n_effects, f"nAGQ is {n_nodes}"
+    if not k:
+        return f"{found}, but the model has no random effects to integrate out"
     if len(k) > 1:
         return (
             f"{found}, but the model has {len(k)} grouping factors, and quadrature is for one; fit "

@@ -87,20 +87,12 @@ class VarCorr:
                 rows.append((part.group, part.names[i], part.names[j], cov, cor))
         if self.sigma is not None:
             rows.append(("Residual", None, None, self.sigma**2, self.sigma))
-        group, var1, var2, vcov, sdcor = zip(*rows, strict=True)
-        return pd.DataFrame(
-            {
-                "grp": group,
-                "var1": pd.Series(var1, dtype=object),
-                "var2": pd.Series(var2, dtype=object),
-                "vcov": vcov,
-                "sdcor": sdcor,
-            }
-        )
+        frame = pd.DataFrame(rows, columns=["grp", "var1", "var2", "vcov", "sdcor"], dtype=object)
+        return frame.astype({"vcov": float, "sdcor": float})
 
     def cells(self, digits: int, *, variances: bool) -> list[list[str]]:
         """The table's texts, header first; correlations get two digits less."""
-        k = max(len(part.names) if part.correlated else 1 for part in self.components)
+        k = max((len(part.names) for part in self.components if part.correlated), default=1)
         header = ["Groups", "Name", *["Variance"] * variances, "Std.Dev."]
         header += ["Corr", *[""] * (k - 2)] if k > 1 else []
         own = [standard_errors(part.covariance) for part in self.components]
@@ -246,13 +238,13 @@ class Summary:
     def html(self) -> str:
         """The summary as HTML."""
         names, values = _criteria_cells(self.criteria)
-        parts = [
-            paragraph(self._header()),
-            table(names, [values], [False] * len(names)),
-            paragraph(["Random effects:"]),
-            self.varcorr.html(4, variances=True),
-            paragraph([self._counts(), *self._dispersion()]),
-        ]
+        parts = [paragraph(self._header()), table(names, [values], [False] * len(names))]
+        counts = [self._counts()]
+        if self.varcorr.components:
+            parts += [paragraph(["Random effects:"]), self.varcorr.html(4, variances=True)]
+        else:
+            counts += self._residual_sd()
+        parts.append(paragraph([*counts, *self._dispersion()]))
         if not self.coefficients.empty:
             header, *rows = _coefficient_cells(self.coefficients)
             parts += [paragraph(["Fixed effects:"]), table(header, rows, _COEFFICIENTS_LEFT)]
@@ -267,19 +259,27 @@ class Summary:
         return ["Scaled residuals:", *_quantiles(self.scaled_residuals)]
 
     def _header(self) -> list[str]:
+        mixed = bool(self.varcorr.components)
+        kind, method = ("mixed model", f" ({self.method})") if mixed else ("model", "")
         lines = [
-            f"Generalized linear mixed model fit by maximum {self.maximised} ({self.method})",
+            f"Generalized linear {kind} fit by maximum {self.maximised}{method}",
             f" Family: {self.family}",
             f"Formula: {self.formula}",
         ]
         return lines + ([f"Weights: {self.weights}"] if self.weights else [])
 
     def _random_effects(self, *, variances: bool) -> list[str]:
+        if not self.varcorr.components:
+            return [self._counts(), *self._residual_sd()]
         return ["Random effects:", *self.varcorr.lines(4, variances=variances), self._counts()]
+
+    def _residual_sd(self) -> list[str]:
+        sigma = self.varcorr.sigma
+        return [] if sigma is None else [f"Residual standard deviation: {sigma:.4g}"]
 
     def _counts(self) -> str:
         groups = "; ".join(f"{name}, {count}" for name, count in self.ngrps.items())
-        return f"Number of obs: {self.nobs}, groups:  {groups}"
+        return f"Number of obs: {self.nobs}" + (f", groups:  {groups}" if groups else "")
 
     def _dispersion(self) -> list[str]:
         """One line per parameter; a standard error that is not known is left out."""
@@ -379,7 +379,7 @@ def _format_correlation(value: float, decimals: int) -> str:
 
 
 def _padded(texts: list[str]) -> list[str]:
-    width = max(map(len, texts))
+    width = max(map(len, texts), default=0)
     return [text.rjust(width) for text in texts]
 
 

@@ -29,7 +29,8 @@ def revise(old: Formula, text: str) -> Formula:
     if not isinstance(tree, Operation) or tree.operator != "~":
         raise FormulaError(f"'{text}' has no '~': write a formula such as '. ~ . + x'")
     left = _left(old, text[: tree.position].strip())
-    return parse(f"{left} ~ {_right(old, text, tree.operands[-1])}")
+    right = _right(old, text, tree.operands[-1])
+    return parse(f"{left} ~ {right}", mixed=bool(old.random))
 
 
 def _left(old: Formula, text: str) -> str:

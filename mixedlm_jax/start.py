@@ -96,7 +96,7 @@ def _first_theta(problem: Problem, phi: np.ndarray) -> np.ndarray:
     for term in problem.terms:
         rms = problem.effect_sizes(term)
         blocks.append(STRUCTURES[term.structure].start(size / np.where(rms > 0, rms, 1.0)))
-    return np.concatenate(blocks)
+    return np.concatenate([np.empty(0), *blocks])
 
 
 @program()

@@ -122,15 +122,16 @@ def component_rows(varcorr: VarCorr, se: np.ndarray, *, level: float | None) -> 
                 rows.append((part.group, pair, float(corr[i, j]), True))
     if varcorr.sigma is not None:
         rows.append(("Residual", "sd__Observation", varcorr.sigma, False))
-    group, term, estimate, is_correlation = (np.array(column) for column in zip(*rows, strict=True))
+    estimate = np.array([row[2] for row in rows], float)
     columns: dict[str, Any] = {
         "effect": _words("ran_pars", len(rows)),
-        "group": group.astype(object),
-        "term": term.astype(object),
+        "group": np.array([row[0] for row in rows], object),
+        "term": np.array([row[1] for row in rows], object),
         "estimate": estimate,
         "std.error": se,
     }
     if level is not None:
+        is_correlation = np.array([row[3] for row in rows], bool)
         limits = _component_intervals(estimate, se, is_correlation, level)
         columns["conf.low"], columns["conf.high"] = limits.T
     return pd.DataFrame(columns)

@@ -97,10 +97,13 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "results": (
         "inference.covariance",
         "inference.wald",
+        "inference.chi_squared",
         "inference.components",
         "inference.conditional",
         "inference.point",
         "inference.laplace_check",
+        "inference.charts",
+        "inference.profile",
         "inference",
         "threads",
         "uncertainty",
@@ -110,30 +113,33 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "formatting",
         "adequacy",
         "markup",
+        "noted",
         "approximation",
         "report",
         "ranef",
         "tidy",
         "getme",
     ),
-    "many fits": ("simulate", "fits"),
-    "face": (
+    "comparing": (
         "call",
         "fitted",
+        "hypotheses",
+        "term_tests",
+        "comparison",
+        "anova",
+        "variance_tests",
+    ),
+    "many fits": (
+        "simulate",
+        "fits",
         "many",
         "resampling",
         "scenario",
         "bootstrap",
         "power",
         "pooling",
-        "summarise",
-        "model",
-        "modular",
-        "api",
-        "functional",
-        "datasets",
-        "",
     ),
+    "face": ("summarise", "model", "modular", "api", "functional", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]
@@ -157,6 +163,7 @@ DEFERRED = {
     ("power", "matplotlib.pyplot"),
     ("adequacy", "scipy.special"),
     ("functional", "optax"),
+    ("inference.chi_squared", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
 SHAPELESS = {"utils", "util", "helpers", "helper", "common", "misc", "compat", "tools", "mixins"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mixedlm_jax.inference.chi_squared import chi_squared_tail, mixture_tail
 from mixedlm_jax.inference.components import component_order, component_slopes, lane_components
 from mixedlm_jax.inference.conditional import (
     conditional_covariance,
@@ -17,7 +18,7 @@ from mixedlm_jax.inference.laplace_check import (
     second_order_correction,
 )
 from mixedlm_jax.inference.point import Point, delta_covariance, point_of, with_known_boundary
-from mixedlm_jax.inference.wald import check_level, wald_intervals, wald_tests
+from mixedlm_jax.inference.wald import check_level, wald_intervals, wald_statistic, wald_tests
 
 __all__ = [
     "Correction",
@@ -25,6 +26,7 @@ __all__ = [
     "QuadratureCheck",
     "can_be_checked",
     "check_level",
+    "chi_squared_tail",
     "component_order",
     "component_slopes",
     "conditional_covariance",
@@ -32,12 +34,14 @@ __all__ = [
     "delta_covariance",
     "joint_leverages",
     "lane_components",
+    "mixture_tail",
     "parameter_covariance",
     "point_of",
     "quadrature_check",
     "second_order_correction",
     "standard_errors",
     "wald_intervals",
+    "wald_statistic",
     "wald_tests",
     "with_known_boundary",
 ]

@@ -79,7 +79,8 @@ def joint_leverages(params: Params, problem: Problem, u: Effects) -> Array:
     weight = determinant_weights(problem, eta, params.phi)
     hessian = joint_hessian(problem, z, weight)
     own = leverages(z, row_products(plan, selected_inverse(plan, hessian.factor), z))
-    accounted = jax.vmap(lambda part: predictor(plan, z, part))(hessian.reduced)
-    rest = problem.X - accounted.T
+    rest = problem.X
+    if plan.n_effects:
+        rest = rest - jax.vmap(lambda part: predictor(plan, z, part))(hessian.reduced).T
     fixed = jnp.sum(rest * jnp.linalg.solve(hessian.information, rest.T).T, axis=1)
     return weight * (own + fixed)

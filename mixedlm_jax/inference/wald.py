@@ -17,6 +17,26 @@ def wald_tests(estimate: np.ndarray, se: np.ndarray) -> tuple[np.ndarray, np.nda
     return z, np.array([erfc(abs(value) / sqrt(2.0)) for value in z])
 
 
+def wald_statistic(
+    contrasts: np.ndarray, estimate: np.ndarray, covariance: np.ndarray
+) -> tuple[float, int]:
+    """(L b)' (L V L')^-1 (L b) and its degrees of freedom, the rank of the rows of L (r, p).
+
+    nan where V is not known.
+    """
+    if not len(contrasts):
+        return 0.0, 0
+    value, spread = contrasts @ estimate, contrasts @ covariance @ contrasts.T
+    if not np.all(np.isfinite(spread)):
+        return float("nan"), int(np.linalg.matrix_rank(contrasts))
+    scale = np.sqrt(np.diagonal(spread))
+    scale = np.where(scale > 0.0, scale, 1.0)
+    values, vectors = np.linalg.eigh(spread / np.outer(scale, scale))
+    known = values > 1e-10 * values[-1]
+    along = vectors[:, known].T @ (value / scale)
+    return float(np.sum(along**2 / values[known])), int(np.sum(known))
+
+
 def wald_intervals(estimate: np.ndarray, se: np.ndarray, level: float = 0.95) -> np.ndarray:
     """Lower and upper limits (p, 2) of intervals that cover with probability `level`.
 
