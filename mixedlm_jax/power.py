@@ -19,6 +19,7 @@ from mixedlm_jax.bootstrap import OneFit, each
 from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
+from mixedlm_jax.inference import chi_squared_tails
 from mixedlm_jax.many import refit_lanes
 from mixedlm_jax.scenario import Scenario, extended, fitted_scenario, scenario_of
 from mixedlm_jax.simulate import check_count, check_seed
@@ -264,7 +265,7 @@ class _Tested:
         smaller = refit_lanes(null, y.T, progress=progress)
         statistic = 2.0 * (fits.logLik - smaller.logLik)
         df = fits.beta.shape[1] - smaller.beta.shape[1]
-        return np.where(fits.ok & smaller.ok, _upper_tail(statistic, df), np.nan)
+        return np.where(fits.ok & smaller.ok, chi_squared_tails(statistic, df), np.nan)
 
 
 def _wald(fits: Fits, columns: Sequence[int]) -> np.ndarray:
@@ -275,13 +276,7 @@ def _wald(fits: Fits, columns: Sequence[int]) -> np.ndarray:
     safe = np.where(known[:, None, None], covariance, np.eye(len(columns)))
     solved = np.linalg.solve(safe, beta[..., None])[..., 0]
     statistic = np.sum(beta * solved, axis=1)
-    return np.where(known, _upper_tail(statistic, len(columns)), np.nan)
-
-
-def _upper_tail(statistic: np.ndarray, df: int) -> np.ndarray:
-    """P(chi-squared > statistic)."""
-    special = importlib.import_module("scipy.special")  # slow to import
-    return np.asarray(special.chdtrc(df, np.maximum(statistic, 0.0)))
+    return np.where(known, chi_squared_tails(statistic, len(columns)), np.nan)
 
 
 def without_term(model: Fitted, term: str) -> Fitted:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from mixedlm_jax.call import Call
 from mixedlm_jax.design import Design, Labels
-from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.errors import ArgumentError, FitError
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.formula import Product, RandomTerm, parse_re_form
 from mixedlm_jax.hypotheses import check_fitted
 from mixedlm_jax.inference import mixture_tail
+from mixedlm_jax.many import refit_lanes
 from mixedlm_jax.noted import NotedFrame
+from mixedlm_jax.scenario import scenario_of
+from mixedlm_jax.simulate import check_count, check_seed
 
 MANY_LEVELS = 200  # from which the mixture of chi-squared distributions is near the truth
 METHODS = ("bootstrap", "mixture")
@@ -21,6 +26,8 @@ def test_random(  # no test of pytest's
     model: Fitted,
     term: str,
     method: str | None = None,  # noqa: PT028
+    nsim: int = 1000,  # noqa: PT028
+    seed: int | None = None,  # noqa: PT028
 ) -> NotedFrame:
     """Likelihood-ratio test that a random effect has no variance.
 
@@ -38,6 +45,9 @@ def test_random(  # no test of pytest's
     method
         "mixture", or "bootstrap" of the ratio; by default that of the two which suits the number of
         groups, the mixture from 200 on.
+    nsim, seed
+        Of the bootstrap: both models are refitted to so many responses simulated without the
+        effect, and the p-value is (1 + ratios as large) / (1 + nsim); fits that fail are left out.
 
     Returns
     -------
@@ -48,7 +58,7 @@ def test_random(  # no test of pytest's
     ------
     ArgumentError
         For an effect that the model does not have, for the mixture with several variances at once
-        or with a structure whose variances are no parameters of their own, and for "bootstrap".
+        or with a structure whose variances are no parameters of their own.
 
     Examples
     --------
@@ -66,43 +76,51 @@ def test_random(  # no test of pytest's
     levels = model.ngrps()[group]
     if method is None:
         method = "mixture" if levels >= MANY_LEVELS else "bootstrap"
-    if method == "bootstrap":
-        return _by_bootstrap(levels)
     call = without_effects(model, group, dropped)
     design, labels = _rows_of(model, call)
     lost = _effects_of_a_level(model.labels) - _effects_of_a_level(labels)
-    if lost != 1 or not _own_parameters(model, group):
+    if method == "mixture" and (lost != 1 or not _own_parameters(model, group)):
         raise ArgumentError(
             f"the mixture is for one variance that is a parameter of its own, and {term!r} stands "
             f"for {lost} random effects of a level; leave out one effect at a time, such as "
-            f"'(0 + x | {group})'"
+            f"'(0 + x | {group})', or use method='bootstrap'"
         )
     large = float(model.logLik())
     start = {"beta": model.fit.beta, "phi": model.fit.phi}
     null = Fitted(call, design, labels, call.fit(design, start=start))
-    q = len(model.fit.theta) - len(null.fit.theta) - 1
     small = float(null.logLik())
     ratio = max(2.0 * (large - small), 0.0)
-    row = {
-        "logLik null": small,
-        "logLik": large,
-        "LRT": ratio,
-        "Pr(>LRT)": mixture_tail(ratio, q),
-    }
-    notes = [f"Half chi-squared with {q}, half with {q + 1} degrees of freedom; {levels} levels."]
-    return NotedFrame.of([row], notes, index=[term])
+    if method == "bootstrap":
+        p, note = _by_bootstrap(null, model, ratio, nsim, seed)
+    else:
+        q = len(model.fit.theta) - len(null.fit.theta) - 1
+        p = mixture_tail(ratio, q)
+        note = f"Half chi-squared with {q}, half with {q + 1} degrees of freedom; {levels} levels."
+    row = {"logLik null": small, "logLik": large, "LRT": ratio, "Pr(>LRT)": p}
+    return NotedFrame.of([row], [note], index=[term])
 
 
 test_random.__test__ = False  # type: ignore[attr-defined]  # it is no test of pytest's
 
 
-def _by_bootstrap(levels: int) -> NotedFrame:
-    """The place of the bootstrap test, which refits models to responses simulated without it."""
-    raise ArgumentError(
-        f"the ratio's distribution with {levels} levels is that of a bootstrap, which is not there "
-        f"yet; method='mixture' takes that of many levels ({MANY_LEVELS} or more), which rejects "
-        "too rarely here"
-    )
+def _by_bootstrap(
+    null: Fitted, model: Fitted, ratio: float, nsim: int, seed: int | None
+) -> tuple[float, str]:
+    """The p-value of a likelihood ratio among those of responses simulated from the null model."""
+    count = check_count("nsim", nsim)
+    y = scenario_of(null).draw(check_seed(seed), np.arange(count)).T
+    small, large = refit_lanes(null, y, progress=False), refit_lanes(model, y, progress=False)
+    both = small.ok & large.ok
+    if not np.any(both):
+        raise FitError(
+            f"none of the {count} simulated responses could be fitted by both models: check the "
+            "models, or use method='mixture'"
+        )
+    ratios = 2.0 * (large.logLik - small.logLik)[both]
+    # a ratio that differs by rounding is as large
+    p = (1.0 + np.sum(ratios >= ratio - 1e-6)) / (1.0 + len(ratios))
+    failed = f"; {count - len(ratios)} fits failed and are left out" if len(ratios) < count else ""
+    return float(p), f"Parametric bootstrap of the ratio, {len(ratios)} simulations{failed}."
 
 
 def without_effects(model: Fitted, group: str, dropped: tuple[Product, ...]) -> Call:

@@ -127,7 +127,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "term_tests",
         "comparison",
         "anova",
-        "variance_tests",
     ),
     "many fits": (
         "simulate",
@@ -138,6 +137,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "bootstrap",
         "power",
         "pooling",
+        "variance_tests",
     ),
     "face": ("summarise", "model", "modular", "api", "functional", "datasets", ""),
 }
@@ -159,7 +159,6 @@ DEFERRED = {
     ("getme", "scipy.sparse"),
     ("many", "tqdm"),
     ("pooling", "scipy.special"),
-    ("power", "scipy.special"),
     ("power", "matplotlib.pyplot"),
     ("adequacy", "scipy.special"),
     ("functional", "optax"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from mixedlm_jax.inference.chi_squared import chi_squared_tail, mixture_tail
+from mixedlm_jax.inference.chi_squared import (
+    chi_squared_tail,
+    chi_squared_tails,
+    mixture_tail,
+)
 from mixedlm_jax.inference.components import component_order, component_slopes, lane_components
 from mixedlm_jax.inference.conditional import (
     conditional_covariance,
@@ -27,6 +31,7 @@ __all__ = [
     "can_be_checked",
     "check_level",
     "chi_squared_tail",
+    "chi_squared_tails",
     "component_order",
     "component_slopes",
     "conditional_covariance",

@@ -21,6 +21,12 @@ def chi_squared_tail(statistic: float, df: int) -> float:
     return float(special.chdtrc(df, statistic))
 
 
+def chi_squared_tails(statistics: np.ndarray, df: int) -> np.ndarray:
+    """`chi_squared_tail` of many statistics (m,), df at least 1; nan for nan."""
+    special = importlib.import_module("scipy.special")  # slow to import, rarely needed
+    return np.asarray(special.chdtrc(df, np.maximum(statistics, 0.0)))
+
+
 def mixture_tail(statistic: float, q: int) -> float:
     """The tail of half chi-squared with q, half with q + 1 degrees of freedom.
 
