@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -367,6 +368,11 @@ def assemble(
     )
     problem = make_problem(design, family, information=information)
     return Model(design, family, layout, problem, dense, params)
+
+
+def compiled(function: Callable) -> Any:
+    """`jax.jit` that spends no time on optimising a program of a hundred rows."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def as_jax(params: Params) -> Params:

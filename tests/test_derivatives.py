@@ -18,7 +18,7 @@ import layouts
 import numpy as np
 import oracle
 import pytest
-from layouts import FAMILY_LINKS, LAYOUTS, Model
+from layouts import FAMILY_LINKS, LAYOUTS, Model, compiled
 from threadpoolctl import threadpool_limits
 
 from mixedlm_jax.families import FAMILIES
@@ -51,11 +51,6 @@ pytestmark = pytest.mark.usefixtures("x64", "_one_thread")
 def _one_thread() -> Iterator[None]:
     with threadpool_limits(1):
         yield
-
-
-def compiled(function: Callable) -> Any:
-    """`jax.jit` that spends no time on optimising a program of a hundred rows."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def value_at(problem: Problem, flat: jax.Array) -> jax.Array:

@@ -22,6 +22,17 @@ MODULES = [
 ]
 
 
+# Examples of what one may do together with packages that ours does without.
+NEEDED = {"sample_posterior": ("blackjax", "arviz"), "learned_features": ("equinox",)}
+
+# Those that spend their time on compiling what is kept nowhere.
+SLOW = {"influence", "learned_features", "sample_posterior"}
+EXAMPLES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW))
+    for path in sorted((ROOT / "examples").glob("*.py"))
+]
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
@@ -58,8 +69,10 @@ def test_readme_links():
         assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXAMPLES)
 def test_examples_run(path, capsys):
+    for package in NEEDED.get(path.stem, ()):
+        pytest.importorskip(package)
     runpy.run_path(str(path), run_name="__main__")
     printed = capsys.readouterr().out
     assert printed

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -17,7 +17,8 @@ import layouts
 import numpy as np
 import pandas as pd
 import pytest
-from layouts import FAMILY_LINKS, LAYOUTS
+import records
+from layouts import FAMILY_LINKS, LAYOUTS, compiled
 from scipy import stats
 
 import mixedlm_jax as mlm
@@ -46,11 +47,6 @@ def cbpp(nAGQ: int = 1) -> mf.Problem:
 @cache
 def cbpp_start() -> mf.Params:
     return mf.init(cbpp())
-
-
-def compiled(function: Callable) -> Any:
-    """`jax.jit` that spends no time on optimising a program of a hundred rows."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @compiled
@@ -90,7 +86,11 @@ def test_the_joint_density_is_that_of_its_parts(rng):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("family", "name", "nAGQ"),
-    [("poisson", "nested", 1), ("gamma", "slope", 1), ("binomial", "intercept", 5)],
+    [
+        ("poisson", "nested", 1),
+        ("binomial", "intercept", 5),
+        pytest.param("gamma", "slope", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_score_contributions_are_those_of_the_clusters_alone(family, name, nAGQ, rng):
     model = layouts.draw(family, FAMILIES[family].links[0], LAYOUTS[name], rng, weights="prior")
@@ -127,7 +127,9 @@ def test_many_responses_at_once_are_as_one_by_one(rng):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("name", "nAGQ"), CBPP_FITS)
+@pytest.mark.parametrize(
+    ("name", "nAGQ"), [CBPP_FITS[0], pytest.param(*CBPP_FITS[1], marks=pytest.mark.slow)]
+)
 def test_solve_ends_where_glmer_does(name, nAGQ):
     model = fitted.recorded(name)
     found = solved(cbpp(nAGQ), cbpp_start())
@@ -139,14 +141,13 @@ def test_solve_ends_where_glmer_does(name, nAGQ):
 
 @pytest.mark.usefixtures("x64")
 def test_solve_with_a_slope_and_a_dispersion():
-    data = mlm.load_sleepstudy()
-    model = fitted.recorded("sleepstudy_slope")
+    data, record = mlm.load_sleepstudy(), records.MODELS["sleepstudy_slope"]
     problem = mf.make_problem("Reaction ~ Days + (1 + Days | Subject)", data)
     found = solved(problem, mf.init(problem))
     assert found.code == Code.CONVERGED
-    np.testing.assert_allclose(found.params.theta, model.theta, atol=1e-6)
-    np.testing.assert_allclose(found.params.beta, model.beta, rtol=1e-7)
-    np.testing.assert_allclose(np.exp(found.params.phi), model.sigma, rtol=1e-7)
+    np.testing.assert_allclose(found.params.theta, record["theta"], atol=1e-4)
+    np.testing.assert_allclose(found.params.beta, list(record["fixef"].values()), rtol=1e-5)
+    np.testing.assert_allclose(np.exp(found.params.phi), record["sigma"], rtol=1e-5)
     assert problem.names.flat == (
         *("Subject.(Intercept)", "Subject.Days.(Intercept)", "Subject.Days"),
         *("(Intercept)", "Days", "sigma"),
