@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from mixedlm_jax import datasets, families
 from mixedlm_jax.api import (
+    PBmodcomp,
     bootMer,
     check_laplace,
     check_overdispersion,
@@ -72,6 +73,7 @@ __all__ = [
     "GlmerResult",
     "MixedlmError",
     "MixedlmWarning",
+    "PBmodcomp",
     "SingularFitWarning",
     "StoreWarning",
     "bootMer",

@@ -112,7 +112,8 @@ def separated_columns(problem: Problem) -> tuple[int, ...]:
     used = (np.asarray(problem.weights) > 0) & (trials > 0)
     sign = np.where(y >= high, 1.0, np.where(y <= low, -1.0, 0.0))
     rms = np.sqrt(np.mean(X[used] ** 2, axis=0))
-    rows = np.unique(np.column_stack([sign, X / rms])[used], axis=0)
+    X = X / np.where(rms > 0, rms, 1.0)
+    rows = np.unique(np.column_stack([sign, X])[used], axis=0)
     sign, X = rows[:, 0], rows[:, 1:]
     moving = X[sign != 0] * sign[sign != 0, None]
     fixed = X[sign == 0]

@@ -117,6 +117,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "scenario",
         "bootstrap",
         "power",
+        "ratio_test",
         "pooling",
         "summarise",
         "model",

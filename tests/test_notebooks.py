@@ -45,7 +45,7 @@ def path(request):
 
 
 def test_there_are_notebooks():
-    assert [path.stem for path in executed.SOURCES] == ["tutorial"]
+    assert [path.stem for path in executed.SOURCES] == ["gene_screen", "power_study", "tutorial"]
 
 
 def test_notebook_is_stored_executed_and_clean(path):
