@@ -16,6 +16,7 @@ from __future__ import annotations
 from mixedlm_jax import datasets, families, functional, priors
 from mixedlm_jax.anova import anova
 from mixedlm_jax.api import (
+    PBmodcomp,
     bootMer,
     check_laplace,
     check_overdispersion,
@@ -77,6 +78,7 @@ __all__ = [
     "GlmerResult",
     "MixedlmError",
     "MixedlmWarning",
+    "PBmodcomp",
     "SingularFitWarning",
     "StoreWarning",
     "anova",

@@ -30,6 +30,7 @@ from mixedlm_jax.modular import GlFormula, mkGlmerDevfun
 from mixedlm_jax.names import theta_names
 from mixedlm_jax.pooling import pooled
 from mixedlm_jax.power import Power, PowerCurve, curve_of, power_of
+from mixedlm_jax.ratio_test import RatioTest, compare
 from mixedlm_jax.report import Convergence
 from mixedlm_jax.scenario import Scenario, extended, simulate_design
 from mixedlm_jax.simulate import check_count
@@ -554,6 +555,51 @@ def powerCurve(
     """
     _check_model(model, "powerCurve")
     return curve_of(model, along, values, test, group, effect, nsim, alpha, method, seed, progress)
+
+
+def PBmodcomp(
+    model: GlmerResult,
+    null: GlmerResult | str,
+    nsim: int = 1000,
+    *,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> RatioTest:
+    """Likelihood ratio test of nested models by parametric bootstrap: of a variance, say.
+
+    Parameters
+    ----------
+    model
+        A fit.
+    null
+        The smaller model, or what makes it of the model: `". ~ . - (1 | batch)"`.
+    nsim, seed, progress
+        As in `bootMer`; responses are drawn from the null model.
+
+    Returns
+    -------
+    RatioTest
+        `.statistic`, `.df`, `.p_value`, `.references` (the simulated ratios), `.failures`.
+
+    Raises
+    ------
+    ArgumentError
+        For models of different rows, and a null model that is not smaller.
+    FitError
+        Where no replicate could be fitted by both models.
+
+    Examples
+    --------
+    >>> pastes = mlm.load_pastes()
+    >>> model = mlm.glmer("strength ~ 1 + (1 | sample) + (1 | batch)", pastes, "gaussian")
+    >>> found = mlm.PBmodcomp(model, ". ~ . - (1 | sample)", nsim=99, seed=1)
+    >>> print(found.df, found.p_value)
+    1 0.01
+    """
+    _check_model(model, "PBmodcomp")
+    smaller = model.update(null) if isinstance(null, str) else null
+    _check_model(smaller, "PBmodcomp")
+    return compare(model, smaller, nsim, seed, progress)
 
 
 def extend(model: GlmerResult, along: str, n: int, group: str | None = None) -> Scenario:

@@ -198,14 +198,12 @@ def boot(
         fits = fits_of(model, resample_groups(model, count, chosen), progress=progress)
     statistic = _named(FUN)
     t0 = statistic(each(as_fits(model))[0])
-    rows = [statistic(one) for one in each(fits) if one.ok]
-    t = pd.DataFrame(rows, columns=t0.index, index=fits.index[fits.ok])
 
     def left_out() -> pd.DataFrame:
         found = fits_of(model, leave_out_groups(model, _MOST_GROUPS), progress=False)
-        return pd.DataFrame([statistic(one) for one in each(found) if one.ok], columns=t0.index)
+        return _table(statistic, found, t0.index)
 
-    return Bootstrap(t0, t, fits, type, left_out)
+    return Bootstrap(t0, _table(statistic, fits, t0.index), fits, type, left_out)
 
 
 def _named(FUN: Statistic | None) -> Callable[[OneFit], pd.Series]:
@@ -219,3 +217,16 @@ def _named(FUN: Statistic | None) -> Callable[[OneFit], pd.Series]:
         return pd.Series(array.ravel(), index=[f"t{j}" for j in range(1, array.size + 1)])
 
     return statistic
+
+
+def _table(statistic: Callable[[OneFit], pd.Series], fits: Fits, names: pd.Index) -> pd.DataFrame:
+    """The statistic of every fit that is ok, a row each."""
+    rows = [statistic(one) for one in each(fits) if one.ok]
+    for row in rows:
+        if not row.index.equals(names):
+            raise ArgumentError(
+                f"FUN gave {len(names)} numbers ({', '.join(names)}) for the model and "
+                f"{len(row)} ({', '.join(row.index)}) for a replicate; give the same ones always"
+            )
+    values = np.array([row.to_numpy() for row in rows]).reshape((-1, len(names)))
+    return pd.DataFrame(values, columns=names, index=fits.index[fits.ok])

@@ -129,12 +129,12 @@ def _shape(leaf: Any) -> tuple:
 
 
 def _open_store() -> Store | None:
-    """The store in use; none where the caller has a cache of JAX's own.
+    """The store in use; none where the caller has a cache of JAX's own, or several processes.
 
     An executable that JAX has read from its cache cannot be written once more: XLA leaves out part
-    of it.
+    of it. One of a process of `jax.distributed` is bound to the devices of that process.
     """
-    if _setting("jax_compilation_cache_dir"):
+    if _setting("jax_compilation_cache_dir") or jax.process_count() > 1:
         return None
     folder = chosen_folder()
     return None if folder is None else store_in(folder)

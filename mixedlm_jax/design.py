@@ -391,9 +391,7 @@ def _evaluate(formula: Formula, evaluation: Evaluation) -> tuple[Values, Groups]
         for term in formula.random
         for node in term.group
     }
-    nodes = dict.fromkeys(
-        node for side in formula.sides() for term in side.terms for node in term
-    )
+    nodes = dict.fromkeys(node for side in formula.sides() for term in side.terms for node in term)
     values = {node: evaluation.variable(node) for node in (*nodes, *formula.offsets)}
     return values, groups
 
@@ -449,9 +447,7 @@ class _Part:
         return tuple(np.array(self.coding.names, dtype=object)[~self.kept])
 
 
-def _part(
-    terms: Terms, values: Values, contrasts: Mapping[str, str], counted: np.ndarray
-) -> _Part:
+def _part(terms: Terms, values: Values, contrasts: Mapping[str, str], counted: np.ndarray) -> _Part:
     coding = learn(terms, _of(terms, values), contrasts)
     X, kept = _fixed_effects(coding, values, counted)
     return _Part(X, coding, kept)

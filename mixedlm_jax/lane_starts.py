@@ -14,7 +14,7 @@ from mixedlm_jax.compiled import program
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.dispersion import coefficients
 from mixedlm_jax.lanes import Responses, batches, filled, lane_slice, on_devices
-from mixedlm_jax.means import link, link_mean
+from mixedlm_jax.means import in_domain, link, link_mean
 from mixedlm_jax.modes import JointModes
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search
@@ -100,8 +100,7 @@ def _rough_params(problem: Problem, responses: Responses) -> Params:
     weights = problem.weights if responses.weights is None else responses.weights
     trials, weights = np.broadcast_to(trials, (count, n)), np.broadcast_to(weights, (count, n))
     means = np.stack([family.start_mean(*rows) for rows in zip(y, trials, strict=True)])
-    target = link(family, means.ravel()).reshape((count, n)) - problem.offset
-    beta = _least_squares(X, target, weights * trials)
+    beta = _first_betas(problem, means, weights * trials)
 
     phi = np.zeros((count, problem.n_phi))
     if problem.n_phi:
@@ -111,12 +110,32 @@ def _rough_params(problem: Problem, responses: Responses) -> Params:
             rough = family.start_phi(y[lane], mu[lane], trials[lane], weights[lane])
             phi[lane] = coefficients(problem.phi_matrices, rough)
     sizes = np.asarray(_first_sizes(problem, Responses(y), phi))
-    blocks = []
+    blocks = [np.zeros((count, 0))]
     for term in problem.terms:
         rms = problem.effect_sizes(term)
         unit = 1.0 / np.where(rms > 0, rms, 1.0)
         blocks.append(np.stack([STRUCTURES[term.structure].start(size * unit) for size in sizes]))
     return Params(np.concatenate(blocks, axis=1), beta, phi)
+
+
+def _first_betas(problem: Problem, means: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Least squares for the link of each row's mean (lanes, n); of a constant one where those lead
+    out of the domain of a restricted link (lanes, p)."""
+    family, X = problem.family, np.asarray(problem.X)
+
+    def squares(mu: np.ndarray) -> np.ndarray:
+        target = link(family, mu.ravel()).reshape(mu.shape) - problem.offset
+        return _least_squares(X, target, weights)
+
+    beta = squares(means)
+    eta = beta @ X.T + problem.offset
+    inside = in_domain(family, eta.ravel()).reshape(eta.shape)
+    astray = ~np.all(inside | (weights == 0.0), axis=1)
+    if np.any(astray):
+        pooled = np.average(means, axis=1, weights=weights)
+        constant = squares(np.broadcast_to(pooled[:, None], means.shape))
+        beta = np.where(astray[:, None], constant, beta)
+    return beta
 
 
 def _least_squares(X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:

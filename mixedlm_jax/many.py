@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ from mixedlm_jax.optimize import Search, begin
 from mixedlm_jax.problem import Params, Problem, make_problem
 from mixedlm_jax.response import has_trials
 from mixedlm_jax.start import first_params
-from mixedlm_jax.table import Table
+from mixedlm_jax.table import Table, free_name, with_columns
 from mixedlm_jax.threads import single_blas_thread
 
 # Lanes of a block, in widths of a program: what a worker takes, and a checkpoint keeps, at once.
@@ -59,11 +60,14 @@ def refit_lanes(
 
     Y, checkpoint, progress: as in `GlmerResult.refit_many`.
     """
-    kept = model.labels.kept
-    y, index = _lanes(Y)
+    kept, rows = model.labels.kept, model.labels.index
+    y, index, own_rows = _lanes(Y)
     if y.shape[1] == len(kept):
+        _check_rows(own_rows, rows)
         y = y[:, kept]
-    elif y.shape[1] != int(kept.sum()):
+    elif y.shape[1] == int(kept.sum()):
+        _check_rows(own_rows, rows[kept])
+    else:
         raise ArgumentError(
             f"the responses have {y.shape[1]} rows; give one for each of the {len(kept)} rows of "
             f"the data, or of the {int(kept.sum())} rows used"
@@ -125,45 +129,50 @@ def fit_lanes_of(
             "responses are an argument of their own"
         )
     table = Table(data)
-    y, index = _lanes(responses)
+    y, index, own_rows = _lanes(responses)
     if y.shape[1] != len(table):
         raise ArgumentError(
             f"the responses have {y.shape[1]} rows and the data {len(table)}; give one row of "
             "responses for each row of the data, one column for each fit"
         )
-    frame = table.frame.copy(deep=False)
-    response = _free_name("response", frame)
-    frame[response] = _representative(y)
-    left = response
+    _check_rows(own_rows, table.index)
+    response, out_of = free_name("response", table), free_name("trials", table)
+    left, columns = response, {response: _representative(y)}
     if trials is not None:
-        left = f"{response} / {_free_name('trials', frame)}"
-        frame[left.rpartition(" ")[2]] = table.argument("trials", trials)
+        left, columns[out_of] = f"{response} / {out_of}", table.numbers("trials", trials)
+    frame = with_columns(table, columns)
     call = Call(parse(f"{left} {formula}"), frame, **arguments)
     design, labels = call.build()
     checked = check_responses(design, call.family, y[:, labels.kept], index.to_numpy())
     return _fits(call, design, labels, checked, index, _Rough(), checkpoint, progress)
 
 
-def _lanes(Y: Any) -> tuple[np.ndarray, pd.Index]:
-    """Responses (lanes, rows) and what the lanes are called, from rows x lanes."""
-    frame = Y if isinstance(Y, pd.DataFrame) else None
+def _lanes(Y: Any) -> tuple[np.ndarray, pd.Index, pd.Index | None]:
+    """Responses (lanes, rows), what the lanes and the rows are called, from rows x lanes."""
+    rows = Y.index if isinstance(Y, pd.DataFrame) else None
+    if hasattr(Y, "columns"):  # a frame, of whatever library
+        Y = with_columns(Table(Y, "responses"), {})
     try:
-        array = np.asarray(Y if frame is None else frame.to_numpy(dtype=float, na_value=np.nan))
-        array = array.astype(float)
+        if isinstance(Y, pd.DataFrame):
+            array = Y.to_numpy(dtype=float, na_value=np.nan)
+        else:
+            array = np.asarray(Y).astype(float)
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"the responses are no numbers: {error}") from error
     if array.ndim != 2 or 0 in array.shape:
         raise ArgumentError(
             f"the responses have shape {array.shape}; give rows x fits, a column for each fit"
         )
-    index = pd.RangeIndex(array.shape[1]) if frame is None else frame.columns
-    return np.ascontiguousarray(array.T), index
+    index = Y.columns if isinstance(Y, pd.DataFrame) else pd.RangeIndex(array.shape[1])
+    return np.ascontiguousarray(array.T), index, rows
 
 
-def _free_name(wanted: str, frame: pd.DataFrame) -> str:
-    while wanted in frame.columns:
-        wanted += "_"
-    return wanted
+def _check_rows(found: pd.Index | None, expected: pd.Index) -> None:
+    if found is not None and not found.equals(expected):
+        raise ArgumentError(
+            "the responses are a frame whose index differs from the data's: give .to_numpy() to "
+            "match by position, or reindex it"
+        )
 
 
 def _representative(y: np.ndarray) -> np.ndarray:
@@ -293,7 +302,7 @@ def _record(
 def _mesh() -> Mesh | None:
     """All local devices, where there are several and the caller has chosen none of them."""
     devices = jax.local_devices()
-    if len(devices) == 1 or jax.config.read("jax_default_device") is not None:
+    if len(devices) == 1 or jax.config.jax_default_device is not None:
         return None
     return Mesh(np.array(devices), (AXIS,))
 
@@ -332,17 +341,18 @@ class _Run:
         hidden = None if self.progress is None else not self.progress
         workers = _workers(self.shared.mesh)
         tqdm = importlib.import_module("tqdm").tqdm  # slow to import
-        with (
-            ThreadPoolExecutor(workers) as pool,
-            tqdm(total=sum(len(blocks[b]) for b in mine), unit="fit", disable=hidden) as bar,
-        ):
-            failed = 0
-            found = pool.map(lambda number: self._block(number, blocks[number], kept), mine)
-            for number, fits in zip(mine, found, strict=True):
-                lane_update(whole, blocks[number], fits)
-                failed += int(np.sum(~fits.ok))
-                bar.set_postfix_str(f"{failed} not ok", refresh=False)
-                bar.update(len(blocks[number]))
+        pool = ThreadPoolExecutor(workers)
+        try:
+            with tqdm(total=sum(len(blocks[b]) for b in mine), unit=" fits", disable=hidden) as bar:
+                failed = 0
+                found = pool.map(lambda number: self._block(number, blocks[number], kept), mine)
+                for number, fits in zip(mine, found, strict=True):
+                    lane_update(whole, blocks[number], fits)
+                    failed += int(np.sum(~fits.ok))
+                    bar.set_postfix_str(f"{failed} not ok", refresh=False)
+                    bar.update(len(blocks[number]))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error the blocks that wait are not begun
         return whole if jax.process_count() == 1 else _exchanged(whole, [blocks[b] for b in mine])
 
     def _block(self, number: int, lanes: np.ndarray, kept: Checkpoint | None) -> LaneFits:
@@ -365,13 +375,21 @@ class _Run:
                 size,
                 self.shared.nAGQ,
                 self.shared.control,
-                given.family,
+                _described(given.family),
                 given.terms,
                 given.weights_type,
                 *self.start.described,
                 *arrays,
             ]
         )
+
+
+def _described(family: Family) -> str:
+    """A family in words that are the same in every process, its own functions by their code."""
+    functions = [part for part in vars(family).values() if hasattr(part, "__code__")]
+    codes = [(part.__code__.co_code.hex(), part.__code__.co_names) for part in functions]
+    constants = [re.sub("0x[0-9a-f]+", "", repr(part.__code__.co_consts)) for part in functions]
+    return f"{family!r} {codes} {constants}"
 
 
 def _blank(count: int, problem: Problem) -> LaneFits:

@@ -23,7 +23,7 @@ from mixedlm_jax.inference import chi_squared_tails
 from mixedlm_jax.many import refit_lanes
 from mixedlm_jax.scenario import Scenario, extended, fitted_scenario, scenario_of
 from mixedlm_jax.simulate import check_count, check_seed
-from mixedlm_jax.table import Table
+from mixedlm_jax.table import Table, with_columns
 
 METHODS = ("Wald", "LRT")
 ALONG = ("n_groups", "n_per_group", "effect_size")
@@ -201,7 +201,7 @@ def curve_of(
         ]
         y = [own.draw(chosen, number) for own, number in zip(scenarios, numbers, strict=True)]
     else:
-        sizes = [check_count("values", int(value)) for value in values]
+        sizes = [check_count("values", _whole(value)) for value in values]
         largest = extended(model, along, max(sizes), group)
         ground = fitted_scenario(largest)
         y = [
@@ -230,6 +230,11 @@ def check_alpha(alpha: float) -> float:
     if isinstance(alpha, bool) or not 0.0 < alpha < 1.0:
         raise ArgumentError(f"alpha is {alpha!r}; it must lie between 0 and 1, for example 0.05")
     return float(alpha)
+
+
+def _whole(value: Any) -> Any:
+    """A number such as 20.0 as an integer; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _number(value: Any) -> float:
@@ -281,7 +286,7 @@ def _wald(fits: Fits, columns: Sequence[int]) -> np.ndarray:
 
 def without_term(model: Fitted, term: str) -> Fitted:
     """The model without a fixed term, fitted to the rows that it was fitted to."""
-    frame = Table(model.call.data).frame.loc[model.labels.kept]
+    frame = with_columns(Table(model.call.data), {}).loc[model.labels.kept]
     call = model.call.revised(f". ~ . - {term}", frame, _cut_arguments(model))
     design, labels = call.build()
     return Fitted(call, design, labels, call.fit(design))

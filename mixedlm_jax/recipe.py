@@ -136,9 +136,7 @@ def replay(
 
 def _matrix(coding: Coding, kept: np.ndarray, values: Values, n: int) -> np.ndarray:
     """The columns of a model matrix that entered the design, shape (n, columns)."""
-    columns = [
-        column for column, keep in zip(coding.columns(values, n), kept, strict=True) if keep
-    ]
+    columns = [column for column, keep in zip(coding.columns(values, n), kept, strict=True) if keep]
     return np.stack(columns, axis=1) if columns else np.empty((n, 0))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from mixedlm_jax.buckets import padded, row_bucket
+from mixedlm_jax.buckets import row_bucket
 from mixedlm_jax.dispersion import matrices_of
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.fitted import Fitted
-from mixedlm_jax.lane_responses import CheckedResponses
+from mixedlm_jax.lane_responses import CheckedResponses, check_responses
 from mixedlm_jax.lanes import OwnRows, Responses
 
 
@@ -18,10 +18,10 @@ def resample_groups(model: Fitted, count: int, seed: int) -> CheckedResponses:
     Raises `ArgumentError` for several grouping factors.
     """
     design = model.design
-    if len(design.factors) > 1:
+    if len(design.factors) != 1:
         raise ArgumentError(
             f"the cluster bootstrap draws the levels of one grouping factor, and the model has "
-            f"{len(design.factors)}; use type='parametric'"
+            f"{len(design.factors) or 'none'}; use type='parametric'"
         )
     (factor,) = design.factors
     order = np.argsort(factor.levels, kind="stable")
@@ -72,18 +72,16 @@ def _lanes(model: Fitted, row: np.ndarray, level: np.ndarray, real: np.ndarray) 
 
 
 def leave_out_groups(model: Fitted, most: int) -> CheckedResponses:
-    """The model's own response without each group of its first factor, or each of `most` lots."""
-    full = padded(model.design)
-    factor = model.design.factors[0]
-    lot = np.arange(factor.n_levels) * min(most, factor.n_levels) // factor.n_levels
-    of_row = np.pad(lot[factor.levels], (0, len(full.y) - len(factor.levels)), constant_values=-1)
-    out = of_row[None, :] == np.arange(lot[-1] + 1)[:, None]
-    weights = np.where(out, 0.0, full.weights)
-    valid = weights > 0
-    row = np.where(valid, np.arange(len(full.y)), np.argmax(valid, axis=1)[:, None])
-    y, trials = full.y[row], full.trials[row]
-    return CheckedResponses(
-        Responses(y=y, trials=trials, weights=weights),
-        np.ptp(y / trials, axis=1) > 0.0,
-        np.sum(valid, axis=1),
-    )
+    """The model's own response without each group of its first factor, or each of `most` lots.
+
+    Without each row, or lot of rows, where there are no groups.
+    """
+    design = model.design
+    group, count = np.arange(len(design.y)), len(design.y)
+    if design.factors:
+        group, count = design.factors[0].levels, design.factors[0].n_levels
+    lots = min(most, count)
+    lot = np.arange(count) * lots // count
+    out = lot[group] == np.arange(lots)[:, None]
+    y = np.where(out, np.nan, design.y)
+    return check_responses(design, model.family, y, np.arange(lots))

@@ -22,7 +22,7 @@ from mixedlm_jax.names import theta_names
 from mixedlm_jax.problem import Params, make_problem
 from mixedlm_jax.response import has_trials
 from mixedlm_jax.simulate import check_count, check_seed, draw_responses, params_given
-from mixedlm_jax.table import Table
+from mixedlm_jax.table import Table, free_name, with_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ def extended(model: Fitted, along: str, n: int, group: str | None = None) -> Sce
             f"{', '.join(names)}"
         )
     kept = model.labels.kept
-    frame = Table(model.call.data).frame.loc[kept]
+    frame = with_columns(Table(model.call.data), {}).loc[kept]
     levels = frame[group].astype(str).to_numpy()
     distinct = list(dict.fromkeys(levels))
     rows_of = {level: np.flatnonzero(levels == level) for level in distinct}
@@ -135,11 +135,8 @@ def extended(model: Fitted, along: str, n: int, group: str | None = None) -> Sce
         inside = pd.DataFrame({"inner": frame[name].astype(str), "outer": levels})
         nested = inside.drop_duplicates().groupby("inner").size().max() == 1
         if name == group or nested:
-            labels = grown[name].astype(str)
-            again = [
-                f"{label}_{c + 1}" if c else label for label, c in zip(labels, copy, strict=True)
-            ]
-            grown[name] = again
+            named = zip(grown[name].astype(str), copy, strict=True)
+            grown[name] = [f"{label}_{c + 1}" if c else label for label, c in named]
     arguments = {
         name: np.asarray(values)[kept][row]
         for name, values in {"weights": model.call.weights, "offset": model.call.offset}.items()
@@ -221,20 +218,26 @@ def _with_response(
     """A call whose data hold some response that the family can have: a design needs one."""
     table = Table(data)
     left, _, right = str(formula).partition("~")
-    frame = table.frame.copy(deep=False)
-    name = "response"
-    while name in frame.columns:
-        name += "_"
-    written = name
+    name, its_trials = free_name("response", table), free_name("trials", table)
     if trials is None and "/" in left:
-        trials = left.partition("/")[2].strip()
+        trials = _column_or_number(left.partition("/")[2].strip(), len(table))
+    columns, written = {}, name
     if trials is not None:
-        frame[f"{name}_trials"] = table.argument("trials", trials)
-        written = f"{name} / {name}_trials"
-    out_of = np.ones(len(frame)) if trials is None else frame[f"{name}_trials"].to_numpy(float)
+        columns[its_trials] = table.numbers("trials", trials)
+        written = f"{name} / {its_trials}"
+    out_of = columns.get(its_trials, np.ones(len(table)))
     inflated = with_zeros(family, arguments.get("ziformula") is not None)
-    frame[name] = _possible_response(inflated, out_of)
+    columns[name] = _possible_response(inflated, out_of)
+    frame = with_columns(table, columns)
     return Call(parse(f"{written} ~ {right}"), frame, family, **arguments)
+
+
+def _column_or_number(text: str, n: int) -> str | np.ndarray:
+    """What stands behind the stroke of `successes / trials`."""
+    try:
+        return np.full(n, float(text))
+    except ValueError:
+        return text
 
 
 def _possible_response(family: Family, trials: np.ndarray) -> np.ndarray:

@@ -120,7 +120,8 @@ def _draw(
             drawn = factor @ jax.random.normal(of_factor, held.shape, fixed.dtype)
             effects.append(jnp.where(keep[:, None], held, drawn))
         eta = fixed + predictor(problem.plan, problem.Z, tuple(effects))
-        return problem.family.sample(of_rows, eta, phi, problem.trials, precision)
+        y = problem.family.sample(of_rows, eta, phi, problem.trials, precision)
+        return jnp.where(problem.family.in_domain(eta), y, jnp.nan)
 
     return jax.lax.map(jax.vmap(one), pieces)
 
@@ -178,6 +179,8 @@ def _numbers(part: str, given: Any, names: tuple[str, ...]) -> np.ndarray:
 
 def check_seed(seed: int | None) -> int:
     """The seed, or one drawn from the system's entropy where it is None."""
+    if seed is None and jax.process_count() > 1:
+        raise ArgumentError("seed is missing: give one, so that all processes draw the same")
     if seed is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:

@@ -7,7 +7,7 @@ pandas frames are read as they are, all others through narwhals, only the column
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -233,6 +233,10 @@ class Table:
         _refuse_infinite(values, argument)
         return values
 
+    def numbers(self, argument: str, given: Any) -> np.ndarray:
+        """`argument` of something that was given."""
+        return np.asarray(self.argument(argument, given), float)
+
     def _aligned(self, argument: str, given: Any) -> np.ndarray:
         labelled = isinstance(given, pd.Series) and len(given) == len(self)
         if labelled and not given.index.equals(self.index):
@@ -265,6 +269,21 @@ class Table:
         if not value.is_factor:
             _refuse_infinite(value.numbers(name), f"column '{name}'")
         return value
+
+
+def free_name(wanted: str, table: Table) -> str:
+    """A name that no column of the table has."""
+    while wanted in table.names:
+        wanted += "_"
+    return wanted
+
+
+def with_columns(table: Table, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """The table as a pandas frame, with further columns (n,)."""
+    frame = table.frame
+    if not isinstance(frame, pd.DataFrame):
+        frame = pd.DataFrame({name: _pandas_series(frame[name]) for name in table.names})
+    return frame.assign(**columns)
 
 
 def _narwhals() -> Any:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from mixedlm_jax.call import Call
 from mixedlm_jax.design import Design, Labels
-from mixedlm_jax.errors import ArgumentError, FitError
+from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.formula import Product, RandomTerm, parse_re_form
 from mixedlm_jax.hypotheses import check_fitted
 from mixedlm_jax.inference import mixture_tail
-from mixedlm_jax.many import refit_lanes
 from mixedlm_jax.noted import NotedFrame
-from mixedlm_jax.scenario import scenario_of
-from mixedlm_jax.simulate import check_count, check_seed
+from mixedlm_jax.ratio_test import compare
 
 MANY_LEVELS = 200  # from which the mixture of chi-squared distributions is near the truth
 METHODS = ("bootstrap", "mixture")
@@ -91,7 +87,8 @@ def test_random(  # no test of pytest's
     small = float(null.logLik())
     ratio = max(2.0 * (large - small), 0.0)
     if method == "bootstrap":
-        p, note = _by_bootstrap(null, model, ratio, nsim, seed)
+        found = compare(model, null, nsim, seed, progress=False)
+        p, note = found.p_value, f"{found}."
     else:
         q = len(model.fit.theta) - len(null.fit.theta) - 1
         p = mixture_tail(ratio, q)
@@ -101,26 +98,6 @@ def test_random(  # no test of pytest's
 
 
 test_random.__test__ = False  # type: ignore[attr-defined]  # it is no test of pytest's
-
-
-def _by_bootstrap(
-    null: Fitted, model: Fitted, ratio: float, nsim: int, seed: int | None
-) -> tuple[float, str]:
-    """The p-value of a likelihood ratio among those of responses simulated from the null model."""
-    count = check_count("nsim", nsim)
-    y = scenario_of(null).draw(check_seed(seed), np.arange(count)).T
-    small, large = refit_lanes(null, y, progress=False), refit_lanes(model, y, progress=False)
-    both = small.ok & large.ok
-    if not np.any(both):
-        raise FitError(
-            f"none of the {count} simulated responses could be fitted by both models: check the "
-            "models, or use method='mixture'"
-        )
-    ratios = 2.0 * (large.logLik - small.logLik)[both]
-    # a ratio that differs by rounding is as large
-    p = (1.0 + np.sum(ratios >= ratio - 1e-6)) / (1.0 + len(ratios))
-    failed = f"; {count - len(ratios)} fits failed and are left out" if len(ratios) < count else ""
-    return float(p), f"Parametric bootstrap of the ratio, {len(ratios)} simulations{failed}."
 
 
 def without_effects(model: Fitted, group: str, dropped: tuple[Product, ...]) -> Call:

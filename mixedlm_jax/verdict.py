@@ -144,7 +144,8 @@ def _unbounded(sign: np.ndarray, X: np.ndarray) -> tuple[int, ...]:
     if not np.any(sign):
         return ()
     rms = np.sqrt(np.mean(X**2, axis=0))
-    rows = np.unique(np.column_stack([sign, X / rms]), axis=0)
+    X = X / np.where(rms > 0, rms, 1.0)
+    rows = np.unique(np.column_stack([sign, X]), axis=0)
     sign, X = rows[:, 0], rows[:, 1:]
     moving = X[sign != 0] * sign[sign != 0, None]
     fixed = X[sign == 0]

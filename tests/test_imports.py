@@ -136,6 +136,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "scenario",
         "bootstrap",
         "power",
+        "ratio_test",
         "pooling",
         "variance_tests",
     ),

@@ -45,7 +45,8 @@ def path(request):
 
 
 def test_there_are_notebooks():
-    assert [path.stem for path in executed.SOURCES] == ["laplace_or_agq", "tutorial"]
+    names = ["gene_screen", "laplace_or_agq", "power_study", "tutorial"]
+    assert [path.stem for path in executed.SOURCES] == names
 
 
 def test_notebook_is_stored_executed_and_clean(path):
