@@ -422,23 +422,32 @@ class SparseFactor:
         if plan.unformed.patterns is None:
             return total
         edges = [
-            _edges_of(plan, border, edge)
+            [
+                self._scaled_columns(i, _others(plan, border, i), part)
+                for i, part in enumerate(_edges_of(plan, border, edge))
+            ]
             for edge, (_, border) in zip(self.edges, plan.borders, strict=True)
         ]
-        cells = iter(self.block.cells)
+        cells = iter(zip(plan.unformed.cells, self.block.cells, strict=True))
         two = combinations_with_replacement(range(len(plan.kept)), 2)
         for (s, t), pattern in zip(two, plan.unformed.patterns, strict=True):
-            k, m = len(self.roots[s]), len(self.roots[t])
-            blocks = jnp.zeros((k, m, len(pattern.a)), total.dtype)
+            size = len(pattern.a)
+            blocks = jnp.zeros((len(self.roots[s]), len(self.roots[t]), size), total.dtype)
             if pattern.cells is not None:
-                blocks = blocks.at[:, :, pattern.cells].add(next(cells))
+                cell, block = next(cells)
+                turned = jnp.swapaxes(self._scaled_columns(t, cell.second, block), 0, 1)
+                block = jnp.swapaxes(self._scaled_columns(s, cell.first, turned), 0, 1)
+                blocks = blocks.at[:, :, pattern.cells].add(block)
             for pairs, parts in zip(pattern.products, edges, strict=True):
-                blocks = blocks - _product_sums(parts[s], parts[t], pairs, len(pattern.a))
-            blocks = solve_lower(self.roots[s][:, :, pattern.a], blocks)
-            turned = solve_lower(self.roots[t][:, :, pattern.b], jnp.swapaxes(blocks, 0, 1))
+                blocks = blocks - _product_sums(parts[s], parts[t], pairs, size)
             # |E|_F^2 has each block twice
-            total -= jnp.sum(turned**2)
+            total -= jnp.sum(blocks**2)
         return total
+
+    def _scaled_columns(self, i: int, level: Array, blocks: Array) -> Array:
+        """Blocks (l, k, m), whose columns are effects of a level of the i-th kept factor, L^-T."""
+        turned = solve_lower(self.roots[i][:, :, level], jnp.swapaxes(blocks, 0, 1))
+        return jnp.swapaxes(turned, 0, 1)
 
     def definite(self) -> Array:
         """Whether S is positive definite, as far as its extreme Ritz values show."""
