@@ -6,6 +6,7 @@ next evaluation starts from. They carry no state and are static arguments of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import numpy as np
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.errors import ArgumentError
-from mixedlm_jax.likelihood import joint_laplace, laplace, laplace_gradient
+from mixedlm_jax.likelihood import joint_laplace, laplace, laplace_gradient, laplace_pieces
 from mixedlm_jax.modes import JointModes
 from mixedlm_jax.problem import Params, Problem
 from mixedlm_jax.quadrature import (
@@ -23,6 +24,7 @@ from mixedlm_jax.quadrature import (
     quadrature,
     quadrature_gradient,
     quadrature_obstacle,
+    quadrature_pieces,
 )
 
 
@@ -67,6 +69,13 @@ class Objective:
         """The value alone."""
         raise NotImplementedError
 
+    def pieces(self, problem: Problem, params: Params, aux: Any) -> Callable[[Params], Array]:
+        """A function to (n,) numbers whose gradients at a point add up to the objective's.
+
+        Those of the rows of all levels that share no row with others are these rows' own part.
+        """
+        raise NotImplementedError
+
     def covariance(
         self, searched: np.ndarray, beta_information: np.ndarray | None, phi_slope: np.ndarray
     ) -> np.ndarray:
@@ -104,6 +113,9 @@ class LaplaceObjective(Objective):
     def value(self, problem, x, aux):
         return laplace(problem.split(x), problem, aux)
 
+    def pieces(self, problem, params, aux):
+        return laplace_pieces(params, problem, aux)
+
     def covariance(self, searched, beta_information, phi_slope):
         jacobian = np.eye(len(searched))
         at = len(searched) - len(phi_slope)
@@ -135,6 +147,9 @@ class QuadratureObjective(LaplaceObjective):
 
     def value(self, problem, x, aux):
         return quadrature(problem.split(x), problem, aux, self.nAGQ)
+
+    def pieces(self, problem, params, aux):
+        return quadrature_pieces(params, problem, aux, self.nAGQ)
 
 
 class JointObjective(Objective):

@@ -13,6 +13,7 @@ with the parameters, and the gradient is that of the computed value. The base me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -120,6 +121,28 @@ def quadrature(params: Params, problem: Problem, u0: Effects, n_nodes: int) -> A
 
 def quadrature_around(params: Params, problem: Problem, u: Effects, n_nodes: int) -> Array:
     """-log L with the nodes around u, whatever that is (scalar)."""
+    return jnp.sum(_level_values(params, problem, u, n_nodes))
+
+
+def quadrature_pieces(
+    params: Params, problem: Problem, u0: Effects, n_nodes: int
+) -> Callable[[Params], Array]:
+    """A function to (n,) numbers that add up to `quadrature`, over the rows of a level to its part.
+
+    The modes move with the parameters.
+    """
+    (level,), (m,) = problem.plan.levels, problem.plan.n_levels
+    share = 1.0 / jax.ops.segment_sum(jnp.ones_like(problem.y), level, num_segments=m)[level]
+
+    def pieces(point: Params) -> Array:
+        u = conditional_modes(point, problem, u0)
+        return share * _level_values(point, problem, u, n_nodes)[level]
+
+    return pieces
+
+
+def _level_values(params: Params, problem: Problem, u: Effects, n_nodes: int) -> Array:
+    """What each level adds to -log L, with the nodes around u (m,)."""
     plan, (modes,) = problem.plan, u
     (level,), (m,), k = plan.levels, plan.n_levels, plan.n_effects[0]
     z, eta = rows_at(problem, params, u)
@@ -158,8 +181,8 @@ def quadrature_around(params: Params, problem: Problem, u: Effects, n_nodes: int
         total, _ = add(total, Rule(rule.nodes[0], rule.log_weights[0]))
     else:
         total, _ = jax.lax.scan(jax.checkpoint(add), total, jax.tree.map(jnp.asarray, rule))
-    log_roots = sum(jnp.sum(jnp.log(root[i, i])) for i in range(k))
-    return jnp.sum(at_mode - jnp.log(total)) + log_roots
+    log_roots = sum(jnp.log(root[i, i]) for i in range(k))
+    return at_mode - jnp.log(total) + log_roots
 
 
 def _times(slopes: Array, nodes: Array) -> Array:

@@ -70,6 +70,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "fitting": (
         "optimize",
+        "minimisers",
         "progress",
         "control",
         "start",
@@ -90,6 +91,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "inference.laplace_check",
         "inference.charts",
         "inference.profile",
+        "inference.sandwich",
         "inference",
         "threads",
         "uncertainty",
@@ -114,6 +116,10 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "comparison",
         "anova",
         "variance_tests",
+        "parameters",
+        "intervals",
+        "robust",
+        "all_fit",
     ),
     "face": ("summarise", "model", "api", "datasets", ""),
 }
@@ -128,6 +134,8 @@ ENGINE = list(
 OPTIONAL = {("optimize", "nlopt")}
 DEFERRED = {
     ("optimize", "scipy.optimize"),
+    ("minimisers", "scipy.optimize"),
+    ("minimisers", "optax"),
     ("verdict", "scipy.optimize"),
     ("threads", "scipy.linalg"),
     ("variables", "formulaic.transforms"),
