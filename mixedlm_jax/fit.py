@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
 from mixedlm_jax.objective import Objective, objective_for
 from mixedlm_jax.plan import DEFAULT_CROSSING, Crossing
-from mixedlm_jax.problem import Problem
+from mixedlm_jax.problem import Params, Problem
 from mixedlm_jax.programs import state_at
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.search import search_optimum
@@ -93,10 +93,43 @@ def fit_problem(
     control = control or GlmerControl()
     objective = objective_for(nAGQ)
     objective.check(problem)
+    begun = begin_fit(problem, start)
+    outcome = search_optimum(objective, begun.problem, begun.first, control, watch)
+    return finish_fit(objective, problem, begun, outcome, nAGQ=nAGQ, control=control)
+
+
+class Begun(NamedTuple):
+    """Where a search begins: the problem it is made in, rough parameters, and `conditioned`'s way
+    back to the reported beta.
+    """
+
+    problem: Problem
+    first: Params
+    back: np.ndarray
+
+
+def begin_fit(problem: Problem, start: dict | None = None) -> Begun:
+    """What a search needs; start as in `fit_problem`."""
     first = first_params(problem, start)
-    given, (problem, back) = problem, conditioned(problem)
+    searched, back = conditioned(problem)
     first = first._replace(beta=np.linalg.solve(back, first.beta))
-    outcome = search_optimum(objective, jax.device_put(problem), first, control, watch)
+    return Begun(jax.device_put(searched), first, back)
+
+
+def finish_fit(
+    objective: Objective,
+    given: Problem,
+    begun: Begun,
+    outcome: Outcome,
+    *,
+    nAGQ: int,
+    control: GlmerControl,
+) -> Fit:
+    """The fit that a search's outcome is; given: the problem before it was conditioned.
+
+    Raises `FitError` where its value is not finite.
+    """
+    back = begun.back
     if not np.isfinite(outcome.search.value):
         raise FitError(
             "the likelihood is not finite at any point that was tried, by either optimiser; check "

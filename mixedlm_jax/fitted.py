@@ -180,15 +180,19 @@ class Fitted:
         of a covariance on its boundary are nan. At nAGQ = 0 the fixed effects' part is conditional
         on theta, as lme4's. Quasi families' is multiplied by the dispersion; theta's is not.
         """
+        return self.part_of(self.fit.vcov, full, component)
+
+    def part_of(self, covariance: np.ndarray, full: bool, component: str) -> pd.DataFrame:
+        """The part of a covariance of (theta, beta, phi) that `vcov` shows."""
+        q, p = len(self.fit.theta), len(self.fit.beta)
         if full:
             rest = phi_names(self.family, self.labels.parts)
             names = (*theta_names(self.design, self.labels), *self.labels.fixed, *rest)
-            return square_frame(self.fit.vcov, names)
+            return square_frame(covariance, names)
         if component == "cond":
-            return square_frame(self.fixed_covariance, self.labels.fixed)
+            return square_frame(covariance[q : q + p, q : q + p], self.labels.fixed)
         names, where = self._component(component)
-        of_phi = self.fit.vcov[-len(self.fit.phi) :, -len(self.fit.phi) :]
-        return square_frame(of_phi[where, where], names)
+        return square_frame(covariance[q + p :, q + p :][where, where], names)
 
     @property
     def fixed_covariance(self) -> np.ndarray:

@@ -9,6 +9,7 @@ with the factor at hand. Both leave out the base measure, `log_likelihood` has e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -109,6 +110,22 @@ def laplace_gradient(params: Params, problem: Problem, u0: Effects) -> Evaluatio
     contribute sum_i (r_i dz_i.u + w_i v_i.dz_i + s_i dz_i.lambda). All of it, phi included, is the
     plain gradient of one scalar with the adjoints held fixed.
     """
+    value, fixed = _adjoints(params, problem, u0)
+    gradient = jax.grad(lambda point: jnp.sum(_surrogate(point, problem, fixed)))(params)
+    return Evaluation(value, gradient, fixed.u)
+
+
+def laplace_pieces(params: Params, problem: Problem, u0: Effects) -> Callable[[Params], Array]:
+    """A function to (n,) numbers whose gradients at `params` add up to that of `laplace`.
+
+    Those of rows that share no level with others add up to the gradient of these rows' own part.
+    """
+    _, fixed = _adjoints(params, problem, u0)
+    return lambda point: _surrogate(point, problem, fixed)
+
+
+def _adjoints(params: Params, problem: Problem, u0: Effects) -> tuple[Array, Adjoints]:
+    """The value of `laplace`, and what its gradient needs."""
     plan = problem.plan
     u = conditional_modes(params, problem, u0)
     z, eta = rows_at(problem, params, u)
@@ -128,22 +145,20 @@ def laplace_gradient(params: Params, problem: Problem, u0: Effects) -> Evaluatio
     # the modes move with the observed H, whatever weights the determinant has
     pull = implicit_solve(plan, observed, z, rows.weight, adjoint(plan, z, 0.5 * h * slope))
     fixed = Adjoints(u, h, pull, predictor(plan, z, pull), weight, rows.score, v)
-    gradient = jax.grad(_surrogate)(params, problem, fixed)
-    value = penalised(rows, u) + 0.5 * log_det
-    return Evaluation(value, gradient, u)
+    return penalised(rows, u) + 0.5 * log_det, fixed
 
 
 def _surrogate(params: Params, problem: Problem, fixed: Adjoints) -> Array:
-    """A scalar whose gradient at the point of `fixed` is that of the Laplace approximation."""
+    """Numbers (n,) the gradient of whose sum at the point of `fixed` is the approximation's."""
     z, eta = rows_at(problem, params, fixed.u)
     terms = row_terms(problem, eta, params.phi)
     weight = determinant_weights(problem, eta, params.phi)
-    total = -jnp.sum(row_log_density(problem, eta, params.phi))
-    total += 0.5 * jnp.sum(fixed.h * weight) + jnp.sum(fixed.row_pull * terms.score)
-    total += jnp.sum(fixed.score * predictor(problem.plan, z, fixed.pull))
+    pieces = -row_log_density(problem, eta, params.phi)
+    pieces += 0.5 * fixed.h * weight + fixed.row_pull * terms.score
+    pieces += fixed.score * predictor(problem.plan, z, fixed.pull)
     for own, part in zip(fixed.v, z, strict=True):
-        total += jnp.sum(fixed.weight[None, :] * own * part)
-    return total
+        pieces += jnp.sum(fixed.weight[None, :] * own * part, axis=0)
+    return pieces
 
 
 def joint_laplace(

@@ -302,7 +302,7 @@ def _record(
 def _mesh() -> Mesh | None:
     """All local devices, where there are several and the caller has chosen none of them."""
     devices = jax.local_devices()
-    if len(devices) == 1 or jax.config.jax_default_device is not None:
+    if len(devices) == 1 or jax.config.read("jax_default_device") is not None:
         return None
     return Mesh(np.array(devices), (AXIS,))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mixedlm_jax.all_fit import fit_by_all
 from mixedlm_jax.call import Call
 from mixedlm_jax.comparison import drop_terms
 from mixedlm_jax.dispersion import (
@@ -19,7 +20,7 @@ from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWar
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.getme import get_me
-from mixedlm_jax.inference import standard_errors, wald_intervals
+from mixedlm_jax.intervals import intervals, profile_table
 from mixedlm_jax.many import refit_lanes
 from mixedlm_jax.means import on_scale
 from mixedlm_jax.model_frame import model_frame
@@ -28,6 +29,7 @@ from mixedlm_jax.predict import check_scale, linear_predictor, spread
 from mixedlm_jax.ranef import RanEf, check_cond_var, coefficients, mode_frames
 from mixedlm_jax.recipe import NewRows
 from mixedlm_jax.report import Summary
+from mixedlm_jax.robust import robust_covariance
 from mixedlm_jax.scenario import simulate_model
 from mixedlm_jax.summarise import summarise
 from mixedlm_jax.tidy import (
@@ -244,37 +246,108 @@ class GlmerResult(Fitted):
 
     # Uncertainty.
 
+    def vcov(
+        self,
+        full: bool = False,
+        component: str = "cond",
+        *,
+        type: str = "model",
+        cluster: Any = None,
+    ) -> pd.DataFrame:
+        """Covariance matrix of the fixed effects of a component, or of all parameters.
+
+        Parameters
+        ----------
+        full
+            theta (named as lme4 names it, `herd.(Intercept)`), fixed effects and dispersion; rows
+            of a covariance on its boundary are nan.
+        component
+            As in `fixef`.
+        type
+            "model": from the exact Hessian. At nAGQ = 0 the fixed effects' part is conditional on
+            theta, as lme4's. Quasi families' is multiplied by the dispersion; theta's is not.
+            "robust": the sandwich H^-1 (sum_c s_c s_c') H^-1 n / (n - 1) of the scores s_c of n
+            clusters, which holds where the responses within a cluster depend on each other in ways
+            that the model does not say.
+        cluster
+            For "robust": a column of the data, or a label for each row; by default the grouping
+            factor that contains all others. Every level of every grouping factor must lie in one
+            cluster.
+
+        Raises
+        ------
+        ArgumentError
+            For another type, a cluster that does not contain the grouping factors, and for "robust"
+            with a quasi family or nAGQ=0.
+
+        Warns
+        -----
+        MixedlmWarning
+            Where there are fewer than 40 clusters: robust standard errors are then too small.
+        """
+        if type == "robust":
+            return self.part_of(robust_covariance(self, cluster), full, component)
+        if type != "model" or cluster is not None:
+            raise ArgumentError(
+                f'type is {type!r} and cluster is {cluster!r}; choose type="model", or '
+                'type="robust", which clusters are for'
+            )
+        return Fitted.vcov(self, full, component)
+
+    def allFit(self, data: Any = None) -> pd.DataFrame:
+        """The model fitted by every optimiser there is, each from the same start.
+
+        The package's own quasi-Newton search, L-BFGS (optax and SciPy), SciPy's trust-exact,
+        Nelder-Mead and COBYQA, and NLopt's BOBYQA where it is installed. A row for each: logLik,
+        verdict, seconds (without compiling the likelihood), evaluations, largest disagreement with
+        the estimates of the highest likelihood in standard errors, and the estimates.
+
+        data: a frame to fit to; by default the one this model was fitted to.
+        """
+        return fit_by_all(self, data)
+
     def confint(
         self,
         parm: str | Sequence[str] | None = None,
         level: float = 0.95,
         method: str = "Wald",
     ) -> pd.DataFrame:
-        """Wald intervals of the fixed effects, columns `2.5 %` and `97.5 %` at level .95.
+        """Confidence intervals of all parameters, columns `2.5 %` and `97.5 %` at level .95.
 
-        Coefficients of zeros and of the dispersion are named as in `vcov(full=True)`:
-        "zi.(Intercept)", "disp.x". parm: a name or names, all by default. Raises `ArgumentError`
-        for an unknown name, a level outside (0, 1), or a method other than "Wald".
+        Parameters
+        ----------
+        parm
+            A name or names of parameters: standard deviations and correlations of the random
+            effects (`sd_(Intercept)|herd`, `cor_Days.(Intercept)|Subject`), dispersion (`sigma`,
+            `theta`, ...), fixed effects. "theta_" stands for all but the fixed effects, "beta_" for
+            those. All by default.
+        method
+            "Wald": normal on the scale of log sd, atanh correlation and log dispersion; nan on a
+            boundary. "profile": where twice the log-likelihood, all other parameters maximised,
+            falls chi2_1's quantile below its maximum; it may end at a standard deviation of 0.
+            "boot": percentiles of 1,000 parametric bootstrap replicates (`bootMer`). Notes below
+            the table say where a number is not there or a limit is a boundary.
+
+        Raises
+        ------
+        ArgumentError
+            For an unknown name or method, a level outside (0, 1), and for profiles of a quasi
+            family, of nAGQ=0 and of a fit that has not converged.
+        FitError
+            Where profiling finds a likelihood higher than the fit's.
         """
-        if method != "Wald":
-            raise ArgumentError(f"confint has no method {method!r}; the one there is is 'Wald'")
-        estimates, errors = dict(self.fixef()), [standard_errors(self.fixed_covariance)]
-        for part in self.labels.parts:
-            estimates |= {f"{part}.{name}": x for name, x in self.fixef(part).items()}
-            errors.append(standard_errors(self.vcov(component=part).to_numpy()))
-        named = list(estimates) if parm is None else parm
-        wanted = list(named) if isinstance(named, (list, tuple, pd.Index)) else [named]
-        unknown = [name for name in wanted if name not in estimates]
-        if unknown:
-            raise ArgumentError(
-                f"parm names {unknown[0]!r}, which is no fixed effect of the model; it has "
-                f"{', '.join(estimates)}"
-            )
-        beta = np.array(list(estimates.values()))
-        limits = wald_intervals(beta, np.concatenate(errors), level)
-        tail = 50.0 * (1.0 - level)
-        names = [f"{tail:.10g} %", f"{100.0 - tail:.10g} %"]
-        return pd.DataFrame(limits, index=list(estimates), columns=names).loc[wanted]
+        return intervals(self, parm, level, method)
+
+    def profile(
+        self, parm: str | Sequence[str] | None = None, level: float = 0.99
+    ) -> pd.DataFrame:
+        """The profile likelihood of parameters: parameter, value, zeta, logLik, a row per point.
+
+        zeta = sign(value - estimate) sqrt(2 (logLik_max - logLik)) with all other parameters
+        maximised, from one end of the interval of that level to the other; a straight line means
+        that Wald's interval is as good. parm and what is raised: as in `confint`.
+        """
+        return profile_table(self, parm, level)
 
     # Comparison.
 

@@ -7,6 +7,7 @@ They carry no state and are static arguments of the compiled programs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +17,13 @@ import numpy as np
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.errors import ArgumentError
-from mixedlm_jax.likelihood import Evaluation, joint_laplace, laplace, laplace_gradient
+from mixedlm_jax.likelihood import (
+    Evaluation,
+    joint_laplace,
+    laplace,
+    laplace_gradient,
+    laplace_pieces,
+)
 from mixedlm_jax.modes import JointModes
 from mixedlm_jax.priors import log_prior
 from mixedlm_jax.problem import Params, Problem
@@ -25,6 +32,7 @@ from mixedlm_jax.quadrature import (
     quadrature,
     quadrature_gradient,
     quadrature_obstacle,
+    quadrature_pieces,
 )
 
 
@@ -69,6 +77,13 @@ class Objective:
         """The value alone."""
         raise NotImplementedError
 
+    def pieces(self, problem: Problem, params: Params, aux: Any) -> Callable[[Params], Array]:
+        """A function to (n,) numbers whose gradients at a point add up to the objective's.
+
+        Those of the rows of all levels that share no row with others are these rows' own part.
+        """
+        raise NotImplementedError
+
     def covariance(
         self, searched: np.ndarray, beta_information: np.ndarray | None, phi_slope: np.ndarray
     ) -> np.ndarray:
@@ -106,6 +121,9 @@ class LaplaceObjective(Objective):
         params = problem.split(x)
         return laplace(params, problem, aux) - log_prior(params, problem)
 
+    def pieces(self, problem, params, aux):
+        return laplace_pieces(params, problem, aux)
+
     def covariance(self, searched, beta_information, phi_slope):
         jacobian = np.eye(len(searched))
         at = len(searched) - len(phi_slope)
@@ -138,6 +156,9 @@ class QuadratureObjective(LaplaceObjective):
     def value(self, problem, x, aux):
         params = problem.split(x)
         return quadrature(params, problem, aux, self.nAGQ) - log_prior(params, problem)
+
+    def pieces(self, problem, params, aux):
+        return quadrature_pieces(params, problem, aux, self.nAGQ)
 
 
 def _with_prior(found: Evaluation, problem: Problem, x: Array) -> tuple[Array, Array, Any]:

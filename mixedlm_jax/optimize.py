@@ -113,6 +113,11 @@ def bfgs(
     return search, maxfun, "limit"
 
 
+def has_nlopt() -> bool:
+    """Whether NLopt is installed."""
+    return importlib.util.find_spec("nlopt") is not None
+
+
 class Descent(NamedTuple):
     """What a derivative-free search found; the value is inf if no point had a finite one."""
 
@@ -129,9 +134,11 @@ def derivative_free(
     *,
     maxfun: int,
     tol: float = 1e-7,
+    nlopt: bool | None = None,
 ) -> Descent:
     """Minimise without derivatives: NLopt's BOBYQA if it is installed, else SciPy's COBYQA.
 
+    nlopt: which of the two, where that is not to depend on what is installed.
     `scale` (d, d) maps search coordinates to parameters, x = x0 + scale @ t, and should make the
     function vary about equally in all of t; `tol` is the final radius in t.
     """
@@ -148,9 +155,9 @@ def derivative_free(
         return value if np.isfinite(value) else 1e100
 
     zero = np.zeros(len(x0))
-    if importlib.util.find_spec("nlopt"):
-        nlopt = importlib.import_module("nlopt")
-        search = nlopt.opt(nlopt.LN_BOBYQA, len(x0))
+    if has_nlopt() if nlopt is None else nlopt:
+        library = importlib.import_module("nlopt")
+        search = library.opt(library.LN_BOBYQA, len(x0))
         search.set_min_objective(lambda t, _: of_search(t))
         search.set_initial_step(1.0)
         search.set_xtol_abs(tol)

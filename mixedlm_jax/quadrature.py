@@ -13,6 +13,7 @@ with the parameters, and the gradient is that of the computed value. The base me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from math import sqrt
 from typing import NamedTuple
@@ -120,6 +121,23 @@ def quadrature(params: Params, problem: Problem, u0: Effects, n_nodes: int) -> A
 def quadrature_around(params: Params, problem: Problem, u: Effects, n_nodes: int) -> Array:
     """-log L with the nodes around u, whatever that is (scalar)."""
     return jnp.sum(quadrature_of_levels(params, problem, u, n_nodes))
+
+
+def quadrature_pieces(
+    params: Params, problem: Problem, u0: Effects, n_nodes: int
+) -> Callable[[Params], Array]:
+    """A function to (n,) numbers that add up to `quadrature`, over the rows of a level to its part.
+
+    The modes move with the parameters.
+    """
+    (level,), (m,) = problem.plan.levels, problem.plan.n_levels
+    share = 1.0 / jax.ops.segment_sum(jnp.ones_like(problem.y), level, num_segments=m)[level]
+
+    def pieces(point: Params) -> Array:
+        u = conditional_modes(point, problem, u0)
+        return share * quadrature_of_levels(point, problem, u, n_nodes)[level]
+
+    return pieces
 
 
 def quadrature_of_levels(params: Params, problem: Problem, u: Effects, n_nodes: int) -> Array:

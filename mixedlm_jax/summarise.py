@@ -13,6 +13,8 @@ from mixedlm_jax.inference import correlation, standard_errors, wald_tests
 from mixedlm_jax.objective import objective_for
 from mixedlm_jax.report import Summary
 
+FEW_LEVELS = 30  # below it a normal quantile is clearly smaller than what t would say
+
 
 def summarise(model: Fitted, show_correlation: bool | None) -> Summary:
     """The summary of a model; `show_correlation` as in `GlmerResult.summary`."""
@@ -46,7 +48,13 @@ def summarise(model: Fitted, show_correlation: bool | None) -> Summary:
         dispersion=_dispersion_table(model),
         show_correlation=show_correlation,
         convergence=model.convergence(),
-        notes=(*model.labels.notes, *_notes_on_fit(fit), *limits, *_notes_on_method(model)),
+        notes=(
+            *model.labels.notes,
+            *_notes_on_fit(fit),
+            *limits,
+            *_notes_on_method(model),
+            *_notes_on_levels(model),
+        ),
         maximised="quasi-likelihood" if model.family.is_quasi else "likelihood",
     )
 
@@ -123,3 +131,11 @@ def _notes_on_method(model: Fitted) -> list[str]:
     if not doubtful:
         return []
     return ["Binary responses in small clusters: see mlm.check_laplace(model)."]
+
+
+def _notes_on_levels(model: Fitted) -> list[str]:
+    """With few groups the normal approximation of the fixed effects is too narrow."""
+    few = [f"{name}: {count}" for name, count in model.ngrps().items() if count < FEW_LEVELS]
+    if not few or not len(model.fit.beta):
+        return []
+    return [f"Fewer than {FEW_LEVELS} levels ({', '.join(few)}): z intervals are too short."]

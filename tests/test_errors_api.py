@@ -90,9 +90,9 @@ def test_settings_of_a_fit(setting, message):
         (lambda m: m.predict(re_form="~(size | herd)"), "effect 'size' by 'herd'"),
         (lambda m: m.predict(re_form="none"), "re_form must be None, '~0', 'NA' or .*'none'"),
         (lambda m: m.predict(re_form=0), "re_form must be None, '~0', 'NA' or .*found 0"),
-        (lambda m: m.confint("period9"), "'period9', which is no fixed effect.*period2"),
+        (lambda m: m.confint("period9"), "'period9', which is no parameter.*period2"),
         (lambda m: m.confint(level=95), "level is 95; it must lie between 0 and 1"),
-        (lambda m: m.confint(method="profile"), "no method 'profile'.*'Wald'"),
+        (lambda m: m.confint(method="score"), "no method 'score'.*Wald"),
     ],
 )
 def test_arguments_of_methods(model, call, message):

@@ -77,6 +77,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "fitting": (
         "optimize",
+        "minimisers",
         "progress",
         "control",
         "start",
@@ -104,6 +105,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "inference.laplace_check",
         "inference.charts",
         "inference.profile",
+        "inference.sandwich",
         "inference",
         "threads",
         "uncertainty",
@@ -139,6 +141,10 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "ratio_test",
         "pooling",
         "variance_tests",
+        "parameters",
+        "intervals",
+        "robust",
+        "all_fit",
     ),
     "face": ("summarise", "model", "modular", "api", "functional", "datasets", ""),
 }
@@ -153,6 +159,8 @@ ENGINE = list(
 OPTIONAL = {("optimize", "nlopt")}
 DEFERRED = {
     ("optimize", "scipy.optimize"),
+    ("minimisers", "scipy.optimize"),
+    ("minimisers", "optax"),
     ("verdict", "scipy.optimize"),
     ("threads", "scipy.linalg"),
     ("variables", "formulaic.transforms"),

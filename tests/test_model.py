@@ -134,7 +134,7 @@ class TestUncertainty:
         ci = cbpp.confint()
         record = records.MODELS["cbpp_logit"]
         assert list(ci.columns) == ["2.5 %", "97.5 %"]
-        assert list(ci.index) == list(cbpp.fixef())
+        assert list(ci.index) == ["sd_(Intercept)|herd", *cbpp.fixef()]
         for name, estimate in record["fixef"].items():
             half = 1.959963984540054 * record["se"][name]
             np.testing.assert_allclose(ci.loc[name], [estimate - half, estimate + half], rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mixedlm_jax.inference.charts import Quantity, Survey
 from mixedlm_jax.inference.chi_squared import (
     chi_squared_tail,
     chi_squared_tails,
@@ -21,28 +22,43 @@ from mixedlm_jax.inference.laplace_check import (
     quadrature_check,
     second_order_correction,
 )
-from mixedlm_jax.inference.point import Point, delta_covariance, point_of, with_known_boundary
+from mixedlm_jax.inference.point import (
+    Point,
+    delta_covariance,
+    in_reported_scale,
+    point_of,
+    with_known_boundary,
+)
+from mixedlm_jax.inference.profile import Curve, Limit
+from mixedlm_jax.inference.sandwich import cluster_scores, sandwich
 from mixedlm_jax.inference.wald import check_level, wald_intervals, wald_statistic, wald_tests
 
 __all__ = [
     "Correction",
+    "Curve",
+    "Limit",
     "Point",
     "QuadratureCheck",
+    "Quantity",
+    "Survey",
     "can_be_checked",
     "check_level",
     "chi_squared_tail",
     "chi_squared_tails",
+    "cluster_scores",
     "component_order",
     "component_slopes",
     "conditional_covariance",
     "correlation",
     "delta_covariance",
+    "in_reported_scale",
     "joint_leverages",
     "lane_components",
     "mixture_tail",
     "parameter_covariance",
     "point_of",
     "quadrature_check",
+    "sandwich",
     "second_order_correction",
     "standard_errors",
     "wald_intervals",

@@ -79,6 +79,11 @@ class Chart:
     n_phi: int = 0
     logarithmic: bool = False
 
+    @property
+    def even(self) -> bool:
+        """Whether w and -w stand for one value of the quantity."""
+        return self.natural(1.0) == self.natural(-1.0)
+
     def place(self, tau: np.ndarray, w: float) -> np.ndarray:
         """x (d,)."""
         x = np.insert(tau, self.index, w)

@@ -61,6 +61,16 @@ def _reported_slope(problem: Problem, phi: Array) -> Array:
     return jax.jacfwd(problem.reported_phi)(phi)
 
 
+def in_reported_scale(point: Point, covariance: np.ndarray) -> np.ndarray:
+    """A covariance of the searched parameters (d, d), phi on the scale it is reported on."""
+    phi = np.asarray(point.params.phi)
+    forth = np.eye(len(covariance))
+    if len(phi):
+        at = len(covariance) - len(phi)
+        forth[at:, at:] = np.asarray(_reported_slope(point.problem, phi))
+    return delta_covariance(forth, covariance)
+
+
 def delta_covariance(slope: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Covariance (m, m) of functions of the parameters with Jacobian `slope` (m, d).
 

@@ -69,6 +69,10 @@ class Curve:
         hessian = slopes.T @ ground.hessian @ slopes
         free, cross = hessian[:-1, :-1], hessian[:-1, -1]
         metric = Curvature.of(free).metric() if np.all(np.isfinite(free)) else np.eye(len(tau))
+        own = slopes.T @ np.asarray(ground.here.gradient)
+        gain = 0.5 * float(own[:-1] @ metric @ own[:-1])
+        if gain > _HIGHER:
+            raise _above(gain)
         self._drift = -metric @ cross  # d tau / d w at the estimate
         curvature = float(hessian[-1, -1] + cross @ self._drift)
         self._step = 1.0 / np.sqrt(curvature) if curvature > 0.0 else np.inf
@@ -78,10 +82,17 @@ class Curve:
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        """(w, signed zeta) of all points, in order of w."""
+        """The quantity and its signed zeta at all points, in order of w."""
         found = [(self.top.w, 0.0)]
         found += [(spot.w, side * spot.zeta) for side in (-1, 1) for spot in self.spots[side]]
-        return sorted(found)
+        return [(self._chart.natural(w), zeta) for w, zeta in sorted(found)]
+
+    def interval(self, lower: Limit, upper: Limit) -> tuple[float, float]:
+        """The quantity between two limits."""
+        ends = sorted(self._chart.natural(limit.w) for limit in (lower, upper))
+        if lower.w < 0.0 < upper.w and self._chart.even:
+            ends[0] = self._chart.natural(0.0)
+        return ends[0], ends[1]
 
     def limit(self, side: int, target: float) -> Limit:
         """Where zeta is `target` below (-1) or above (1) the estimate."""
@@ -106,8 +117,8 @@ class Curve:
 
     def march(self, side: int, target: float, steps: int) -> None:
         """Points from the estimate to where zeta is `target`, at about equal steps of zeta."""
-        end = self.limit(side, target)
-        reached = target if end.at_bound is None else end.at_bound
+        self.limit(side, target)
+        reached = max([target * 1e-3, *(spot.zeta for spot in self.spots[side])])
         for zeta in np.linspace(0.0, reached, steps + 1)[1:-1]:
             inner, outer = self._around(side, float(zeta))
             if outer is None or min(zeta - inner.zeta, outer.zeta - zeta) < 0.25 * reached / steps:
@@ -193,10 +204,7 @@ class Curve:
             return None
         rise = value - float(ground.here.value)
         if rise < -_HIGHER:
-            raise FitError(
-                f"profiling found a log-likelihood {-rise:.2g} above the fit's, which is then not "
-                "the highest there is: fit again from another start with start="
-            )
+            raise _above(-rise)
         zeta = float(np.sqrt(max(2.0 * rise, 0.0)))
         slope = side * float(own[-1]) / zeta if zeta > 0.0 else 0.0
         spot = Spot(w, zeta, slope, tau, aux, metric)
@@ -213,6 +221,13 @@ class Curve:
             return self._drift
         first, second = near[:2]
         return (first.tau - second.tau) / (first.w - second.w)
+
+
+def _above(gain: float) -> FitError:
+    return FitError(
+        f"profiling found a log-likelihood {gain:.2g} above the fit's, which is then not the "
+        "highest there is: fit again from another start with start="
+    )
 
 
 def _crossing(inner: Spot, outer: Spot, target: float, side: int) -> float:

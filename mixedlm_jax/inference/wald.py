@@ -37,6 +37,12 @@ def wald_statistic(
     return float(np.sum(along**2 / values[known])), int(np.sum(known))
 
 
+def check_level(level: float) -> None:
+    """Raise `ArgumentError` for a level outside (0, 1)."""
+    if not isinstance(level, Real) or not 0.0 < level < 1.0:
+        raise ArgumentError(f"level is {level!r}; it must lie between 0 and 1, for example 0.95")
+
+
 def wald_intervals(estimate: np.ndarray, se: np.ndarray, level: float = 0.95) -> np.ndarray:
     """Lower and upper limits (p, 2) of intervals that cover with probability `level`.
 
@@ -45,9 +51,3 @@ def wald_intervals(estimate: np.ndarray, se: np.ndarray, level: float = 0.95) ->
     check_level(level)
     half = NormalDist().inv_cdf(0.5 + 0.5 * level) * se
     return np.stack([estimate - half, estimate + half], axis=1)
-
-
-def check_level(level: float) -> None:
-    """Raise `ArgumentError` for a level outside (0, 1)."""
-    if not isinstance(level, Real) or not 0.0 < level < 1.0:
-        raise ArgumentError(f"level is {level!r}; it must lie between 0 and 1, for example 0.95")

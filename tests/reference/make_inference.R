@@ -86,9 +86,23 @@ found <- list(
   describe("grouseticks_three",
            TICKS ~ YEAR + (1 | BROOD) + (1 | INDEX) + (1 | LOCATION),
            TICKS ~ YEAR * cHEIGHT + (1 | BROOD) + (1 | INDEX) + (1 | LOCATION)))
+
+# Profile intervals with a correlation and a residual standard deviation, by lme4, and of the shape
+# of a negative binomial (its logarithm is glmmTMB's dispersion parameter).
+slopes <- lme4::lmer(Reaction ~ Days + (Days | Subject), read_frame(records$sleepstudy_slope),
+                     REML = FALSE, control = lme4::lmerControl(optimizer = "bobyqa"))
+by_lme4 <- confint(profile(slopes, signames = FALSE, devtol = 1e-7))
+epil <- read.csv(file.path(folder, "data", "epil.csv"))
+counts <- glmmTMB(y ~ lbase * trt + (1 | subject), epil, nbinom2, control = tight)
+shape <- which(names(counts$fit$par) == "betad")
+shape_limits <- exp(confint(counts, parm = shape, method = "uniroot", estimate = FALSE)[1, 1:2])
+
 document <- list(
   versions = list(R = R.version.string, glmmTMB = as.character(packageVersion("glmmTMB")),
-                  car = as.character(packageVersion("car"))),
-  models = found)
+                  car = as.character(packageVersion("car")),
+                  lme4 = as.character(packageVersion("lme4"))),
+  models = found,
+  sleepstudy = list(rows = rownames(by_lme4), limits = by_lme4),
+  epil_shape = as.list(unname(shape_limits)))
 writeLines(toJSON(document, auto_unbox = TRUE, digits = 10, pretty = 1, na = "null", force = TRUE),
            file.path(folder, "inference.json"))
