@@ -13,7 +13,7 @@ from mixedlm_jax.compiled import program
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.modes import joint_hessian
 from mixedlm_jax.objective import Objective
-from mixedlm_jax.optimize import Search, advance
+from mixedlm_jax.optimize import Search, advance_while
 from mixedlm_jax.problem import (
     Params,
     Problem,
@@ -28,18 +28,34 @@ from mixedlm_jax.quadrature import ROW_NODES
 # a row counts once for each node that is evaluated with it, and may count so often more.
 _HESSIAN_ROWS = 1_000_000
 _HESSIAN_ROW_NODES = ROW_NODES
+# Rows x evaluations that the outer search spends between two looks at it from the host.
+_ROWS_AT_ONCE = 500_000
 
 
 @program("objective")
-def take_step(objective: Objective, problem: Problem, search: Search) -> Search:
-    """One step of the outer search: one evaluation of value and gradient."""
-    return advance(lambda x, aux: objective.evaluate(problem, x, aux), search)
+def take_steps(
+    objective: Objective, problem: Problem, search: Search, tol: Array, most: Array
+) -> tuple[Search, Array]:
+    """Steps of the outer search, one evaluation of value and gradient each, and their number."""
+    return advance_while(lambda x, aux: objective.evaluate(problem, x, aux), search, tol, most)
+
+
+def stepped(
+    objective: Objective, problem: Problem, search: Search, tol: float, most: int
+) -> tuple[Search, int]:
+    """`take_steps`, with all but the modes in NumPy: what is decided on the host is small.
+
+    It returns after about `_ROWS_AT_ONCE` rows, so that a long search can be watched and stopped.
+    """
+    most = int(np.clip(_ROWS_AT_ONCE // len(problem.y), 1, most))
+    reached, spent = take_steps(objective, problem, search, np.asarray(tol), np.asarray(most))
+    small, spent = jax.device_get((reached._replace(aux=()), spent))
+    return Search(*small)._replace(aux=reached.aux), int(spent)
 
 
 def evaluated(objective: Objective, problem: Problem, search: Search) -> Search:
-    """`take_step`, with all but the modes in NumPy: what is decided on the host is small."""
-    reached = take_step(objective, problem, search)
-    return Search(*jax.device_get(reached._replace(aux=())))._replace(aux=reached.aux)
+    """One evaluation: a single one of the steps of `stepped`."""
+    return stepped(objective, problem, search, 0.0, 1)[0]
 
 
 @program("objective")
