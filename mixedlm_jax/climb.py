@@ -16,7 +16,7 @@ from mixedlm_jax.elimination import Effects
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search, begin, bfgs
 from mixedlm_jax.problem import Params, Problem, zero_effects
-from mixedlm_jax.programs import evaluated, hessian_at, unit_factors
+from mixedlm_jax.programs import evaluated, hessian_at, stepped, unit_factors
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.start import inverse_metric, prepare
 from mixedlm_jax.verdict import (
@@ -144,12 +144,12 @@ def climb(
     budget: evaluations it may spend. watch: is told of each.
     """
 
-    def step(state: Search) -> Search:
-        reached = evaluated(objective, problem, state)
-        watch(reached)
-        return reached
+    def steps(state: Search, tol: float, most: int) -> tuple[Search, int]:
+        reached, spent = stepped(objective, problem, state, tol, 1 if watch.every else most)
+        watch(reached, spent)
+        return reached, spent
 
-    search, used, stopped = bfgs(step, search, tol=control.tol, maxfun=budget)
+    search, used, stopped = bfgs(steps, search, tol=control.tol, maxfun=budget)
     hessian = hessian_at(objective, problem, search)
     rounds = 0
     while rounds < _MAX_POLISH and used < budget and np.all(np.isfinite(hessian)):
@@ -160,11 +160,11 @@ def climb(
             break
         before = search.x
         if gain < MAX_GAIN and curvature.indefinite:
-            search = _off_saddle(step, search, curvature)
+            search = _off_saddle(steps, search, curvature)
             used += 1
         gain = 0.5 * search.gradient @ metric @ search.gradient
         search = search._replace(inverse=metric, gain=gain, length=np.ones(()))
-        search, more, stopped = bfgs(step, search, tol=_EXACT, maxfun=budget - used)
+        search, more, stopped = bfgs(steps, search, tol=_EXACT, maxfun=budget - used)
         used += more
         rounds += 1
         if np.array_equal(before, search.x):
@@ -182,11 +182,11 @@ def climb(
     return _on_boundary(objective, outcome) if outcome.finite and used < budget else outcome
 
 
-def _off_saddle(step: Callable[[Search], Search], search: Search, curvature: Curvature) -> Search:
+def _off_saddle(steps: Callable, search: Search, curvature: Curvature) -> Search:
     """Step down the direction of most negative curvature, by about one unit of its scale."""
     length = 1.0 / np.sqrt(-curvature.values[0])
     away = curvature.scale * curvature.vectors[:, 0] * length
-    moved = step(begin(search.x + away, search.aux, search.inverse))
+    moved, _ = steps(begin(search.x + away, search.aux, search.inverse), 0.0, 1)
     return moved if moved.value < search.value else search
 
 

@@ -2,8 +2,8 @@
 
 `bfgs` spends one evaluation of value and gradient an iteration: a step is accepted or shortened,
 and there is no nested line search, so that `advance` can run for many models in lockstep. Its state
-is a pytree and it is driven from the host. `derivative_free` wraps library optimisers for functions
-whose gradient cannot be trusted.
+is a pytree; several steps are one program (`advance_while`), driven from the host.
+`derivative_free` wraps library optimisers for functions whose gradient cannot be trusted.
 """
 
 from __future__ import annotations
@@ -93,24 +93,48 @@ def _updated(inverse: Array, step: Array, change: Array) -> Array:
     return jnp.where(usable, inverse + update - rho * (outer + outer.T), inverse)
 
 
-def bfgs(
-    step: Callable[[Search], Search], search: Search, *, tol: float, maxfun: int
-) -> tuple[Search, int, str]:
-    """Drive `step` (a compiled `advance`) until the predicted gain falls below `tol`.
+def advance_while(
+    evaluate: Callable, search: Search, tol: Array, most: Array
+) -> tuple[Search, Array]:
+    """At least one step and at most so many, until one of `bfgs`' reasons to stop; how many."""
 
+    def unfinished(carry):
+        here, spent = carry
+        ended = (here.gain < tol) | (here.length < MIN_LENGTH) | ~jnp.isfinite(here.value)
+        return (spent == 0) | (~ended & (spent < most))
+
+    def step(carry):
+        here, spent = carry
+        return advance(evaluate, here), spent + 1
+
+    return jax.lax.while_loop(unfinished, step, (search, jnp.zeros((), int)))
+
+
+def bfgs(
+    steps: Callable[[Search, float, int], tuple[Search, int]],
+    search: Search,
+    *,
+    tol: float,
+    maxfun: int,
+) -> tuple[Search, int, str]:
+    """Drive `steps` until the predicted gain falls below `tol`.
+
+    `steps(search, tol, most)` is a compiled `advance_while`, and may return before it has to.
     Returns the last state, the evaluations spent, and why it stopped: "converged", "stalled" (no
     step of any length goes down), "limit" or "not finite" (at the start).
     """
-    for evaluations in range(maxfun + 1):
+    evaluations = 0
+    while True:
         if evaluations and not np.isfinite(search.value):
             return search, evaluations, "not finite"
         if float(search.gain) < tol:
             return search, evaluations, "converged"
         if float(search.length) < MIN_LENGTH:
             return search, evaluations, "stalled"
-        if evaluations < maxfun:
-            search = step(search)
-    return search, maxfun, "limit"
+        if evaluations >= maxfun:
+            return search, evaluations, "limit"
+        search, spent = steps(search, tol, maxfun - evaluations)
+        evaluations += spent
 
 
 def has_nlopt() -> bool:

@@ -13,7 +13,7 @@ from mixedlm_jax.compiled import program
 from mixedlm_jax.elimination import Effects, Rows, assemble, factorize, log_determinant_error
 from mixedlm_jax.modes import joint_hessian
 from mixedlm_jax.objective import Objective
-from mixedlm_jax.optimize import Search, advance, begin
+from mixedlm_jax.optimize import Search, advance_while, begin
 from mixedlm_jax.priors import log_prior
 from mixedlm_jax.problem import (
     Params,
@@ -32,18 +32,34 @@ _HESSIAN_ROWS = 1_000_000
 _HESSIAN_ROW_NODES = ROW_NODES
 # Step of a difference in standard errors as the search's metric has them.
 _DIFFERENCE = 2e-3
+# Rows x evaluations that the outer search spends between two looks at it from the host.
+_ROWS_AT_ONCE = 500_000
 
 
 @program("objective")
-def take_step(objective: Objective, problem: Problem, search: Search) -> Search:
-    """One step of the outer search: one evaluation of value and gradient."""
-    return advance(lambda x, aux: objective.evaluate(problem, x, aux), search)
+def take_steps(
+    objective: Objective, problem: Problem, search: Search, tol: Array, most: Array
+) -> tuple[Search, Array]:
+    """Steps of the outer search, one evaluation of value and gradient each, and their number."""
+    return advance_while(lambda x, aux: objective.evaluate(problem, x, aux), search, tol, most)
+
+
+def stepped(
+    objective: Objective, problem: Problem, search: Search, tol: float, most: int
+) -> tuple[Search, int]:
+    """`take_steps`, with all but the modes in NumPy: what is decided on the host is small.
+
+    It returns after about `_ROWS_AT_ONCE` rows, so that a long search can be watched and stopped.
+    """
+    most = int(np.clip(_ROWS_AT_ONCE // len(problem.y), 1, most))
+    reached, spent = take_steps(objective, problem, search, np.asarray(tol), np.asarray(most))
+    small, spent = jax.device_get((reached._replace(aux=()), spent))
+    return Search(*small)._replace(aux=reached.aux), int(spent)
 
 
 def evaluated(objective: Objective, problem: Problem, search: Search) -> Search:
-    """`take_step`, with all but the modes in NumPy: what is decided on the host is small."""
-    reached = take_step(objective, problem, search)
-    return Search(*jax.device_get(reached._replace(aux=())))._replace(aux=reached.aux)
+    """One evaluation: a single one of the steps of `stepped`."""
+    return stepped(objective, problem, search, 0.0, 1)[0]
 
 
 @program("objective")
@@ -112,10 +128,10 @@ def _differenced_hessian(objective: Objective, problem: Problem, search: Search)
         step = np.zeros(len(x))
         step[j] = _DIFFERENCE * np.sqrt(variance)
         ends = [
-            take_step(objective, problem, begin(x + move, search.aux, search.inverse)).gradient
+            evaluated(objective, problem, begin(x + move, search.aux, search.inverse)).gradient
             for move in (step, -step)
         ]
-        columns.append((np.asarray(ends[0]) - np.asarray(ends[1])) / (2.0 * step[j]))
+        columns.append((ends[0] - ends[1]) / (2.0 * step[j]))
     hessian = np.array(columns)
     return 0.5 * (hessian + hessian.T)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.optimize import Search
@@ -15,12 +15,26 @@ from mixedlm_jax.optimize import Search
 # Seconds after which a fit on a terminal says that it is still at work.
 PATIENCE = 5.0
 
-Watch = Callable[[Search], None]
-"""Called with every state an outer search passes through."""
+
+class Watch(Protocol):
+    """Called with the states an outer search passes through, all of them if `every`."""
+
+    every: bool
+
+    def __call__(self, search: Search, evaluations: int = 1) -> None:
+        """Told of a state, and of how many evaluations lie between it and the one before."""
 
 
-def unwatched(search: Search) -> None:
-    """Tell nobody."""
+class _Unwatched:
+    """Tells nobody."""
+
+    every = False
+
+    def __call__(self, search: Search, evaluations: int = 1) -> None:
+        pass
+
+
+unwatched: Watch = _Unwatched()
 
 
 def check_verbose(verbose: int | None) -> None:
@@ -73,8 +87,8 @@ class _Tally:
     def seconds(self) -> float:
         return self._clock() - self._begun
 
-    def count(self) -> None:
-        self._count += 1
+    def count(self, evaluations: int) -> None:
+        self._count += evaluations
 
     def figures(self, search: Search) -> tuple[str, str, str, str]:
         """Iteration, log-likelihood, decrement and seconds."""
@@ -92,12 +106,14 @@ class _Tally:
 class _Lines:
     """A line per iteration under a header."""
 
+    every = True
+
     def __init__(self, tally: _Tally, out: TextIO) -> None:
         self._tally, self._out = tally, out
         self._write("iteration", "log-likelihood", "decrement", "seconds")
 
-    def __call__(self, search: Search) -> None:
-        self._tally.count()
+    def __call__(self, search: Search, evaluations: int = 1) -> None:
+        self._tally.count(evaluations)
         self._write(*self._tally.figures(search))
 
     def _write(self, iteration: str, value: str, gain: str, seconds: str) -> None:
@@ -108,12 +124,14 @@ class _Lines:
 class _StatusLine:
     """One line that is written over and over, once patience is at its end."""
 
+    every = False
+
     def __init__(self, tally: _Tally, terminal: TextIO) -> None:
         self._tally, self._terminal = tally, terminal
         self._width = 0
 
-    def __call__(self, search: Search) -> None:
-        self._tally.count()
+    def __call__(self, search: Search, evaluations: int = 1) -> None:
+        self._tally.count(evaluations)
         if self._tally.seconds < PATIENCE:
             return
         iteration, value, gain, seconds = self._tally.figures(search)

@@ -26,7 +26,7 @@ from mixedlm_jax.formula import parse
 from mixedlm_jax.objective import OBJECTIVES
 from mixedlm_jax.optimize import begin
 from mixedlm_jax.problem import make_problem, zero_effects
-from mixedlm_jax.programs import hessian_at, objective_value, take_step
+from mixedlm_jax.programs import evaluated, hessian_at, objective_value
 from mixedlm_jax.search import looks_odd, second_start
 from mixedlm_jax.start import first_params
 from mixedlm_jax.store import VARIABLE
@@ -138,7 +138,7 @@ def test_perturbed_optimum_is_refused(cbpp, x64):
     optimum = np.concatenate([fit.theta, fit.beta])
     for shift, accepted in ((0.0, True), (0.01, False)):
         x = jnp.asarray(optimum + shift * np.array([0, 1, 0, 0, 0]))
-        at = take_step(LAPLACE, problem, begin(x, fit.u, np.eye(5)))
+        at = evaluated(LAPLACE, problem, begin(x, fit.u, np.eye(5)))
         verdict = judge(
             np.asarray(at.gradient), hessian_at(LAPLACE, problem, at), boundary=np.zeros(5, bool)
         )
@@ -333,7 +333,7 @@ def test_second_start_from_an_absurd_optimum(cbpp, x64):
     assert not looks_odd(good)
     x = np.array(good.search.x)
     x[0] = 30.0
-    there = take_step(LAPLACE, problem, begin(jnp.asarray(x), good.search.aux, np.eye(5)))
+    there = evaluated(LAPLACE, problem, begin(jnp.asarray(x), good.search.aux, np.eye(5)))
     absurd = replace(good, search=there, factors=(np.array([[30.0]]),))
     assert looks_odd(absurd)
     better = second_start(LAPLACE, absurd, first, control)

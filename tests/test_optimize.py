@@ -13,6 +13,7 @@ from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.optimize import (
     OPTIMIZERS,
     advance,
+    advance_while,
     begin,
     bfgs,
     central_differences,
@@ -41,21 +42,31 @@ def walled(x):
     return jnp.where(valid, inside - jnp.log(inside) + (x[1] - 1.0) ** 2, jnp.inf)
 
 
-def steps_of(function):
-    """A compiled `advance`; its aux counts the evaluations that were accepted."""
+def counted(function):
+    """Value and gradient; aux counts the evaluations that were accepted."""
 
     def evaluate(x, aux):
         value, gradient = jax.value_and_grad(function)(x)
         return value, gradient, aux + 1
 
-    return jax.jit(lambda search: advance(evaluate, search))
+    return evaluate
+
+
+def steps_of(function):
+    """A compiled `advance`."""
+    return jax.jit(lambda search: advance(counted(function), search))
+
+
+def one_at_a_time(step):
+    """A compiled `advance` as `bfgs` wants it."""
+    return lambda search, tol, most: (step(search), 1)
 
 
 def minimise(function, start, inverse=None, *, tol=1e-12, maxfun=200):
     start = np.asarray(start, float)
     inverse = np.eye(len(start)) if inverse is None else inverse
     search = begin(jnp.asarray(start), jnp.asarray(0), jnp.asarray(inverse))
-    return bfgs(steps_of(function), search, tol=tol, maxfun=maxfun)
+    return bfgs(one_at_a_time(steps_of(function)), search, tol=tol, maxfun=maxfun)
 
 
 def test_the_right_metric_needs_one_step():
@@ -142,7 +153,7 @@ def test_a_start_that_is_not_finite_is_not_called_converged(broken):
 
     step = jax.jit(lambda search: advance(evaluate, search))
     search, evaluations, why = bfgs(
-        step, begin(jnp.ones(2), jnp.asarray(0), jnp.eye(2)), tol=1e-8, maxfun=50
+        one_at_a_time(step), begin(jnp.ones(2), jnp.asarray(0), jnp.eye(2)), tol=1e-8, maxfun=50
     )
     assert (why, evaluations) == ("not finite", 1)
     np.testing.assert_array_equal(search.x, [1.0, 1.0])
@@ -154,7 +165,7 @@ def test_a_gradient_that_is_not_finite_counts_as_a_rejected_step():
 
     step = jax.jit(lambda search: advance(evaluate, search))
     search, _, why = bfgs(
-        step, begin(jnp.ones(2), jnp.asarray(0), jnp.eye(2)), tol=1e-8, maxfun=200
+        one_at_a_time(step), begin(jnp.ones(2), jnp.asarray(0), jnp.eye(2)), tol=1e-8, maxfun=200
     )
     assert why in ("stalled", "limit")
     assert np.all(np.isfinite(search.gradient))
@@ -168,7 +179,7 @@ def test_a_gradient_that_points_uphill_stalls():
 
     step = jax.jit(lambda search: advance(evaluate, search))
     search, _, why = bfgs(
-        step, begin(jnp.ones(2), jnp.asarray(0), jnp.eye(2)), tol=1e-8, maxfun=200
+        one_at_a_time(step), begin(jnp.ones(2), jnp.asarray(0), jnp.eye(2)), tol=1e-8, maxfun=200
     )
     assert why == "stalled"
     # what rounding allows a step to go up
@@ -177,18 +188,39 @@ def test_a_gradient_that_points_uphill_stalls():
 
 @pytest.mark.parametrize("maxfun", [1, 3, 7])
 def test_the_limit_is_kept(maxfun):
-    counted = []
+    seen = []
     step = steps_of(rosenbrock)
 
-    def counting(search):
-        counted.append(1)
-        return step(search)
+    def counting(search, tol, most):
+        seen.append(most)
+        return step(search), 1
 
     start = begin(jnp.array([-1.2, 1.0]), jnp.asarray(0), jnp.eye(2))
     search, evaluations, why = bfgs(counting, start, tol=1e-12, maxfun=maxfun)
     assert why == "limit"
-    assert evaluations == len(counted) == maxfun
+    assert seen == list(range(maxfun, 0, -1))
+    assert evaluations == maxfun
     assert np.isfinite(search.value)
+
+
+@pytest.mark.parametrize(("tol", "most"), [(1e-12, 200), (1e-3, 200), (0.0, 5), (1e9, 200)])
+def test_steps_in_one_program_are_the_steps_one_by_one(tol, most):
+    start = begin(jnp.array([-1.2, 1.0]), jnp.asarray(0), jnp.eye(2))
+    program = jax.jit(lambda s, t, m: advance_while(counted(rosenbrock), s, t, m))
+    together, spent = program(start, tol, most)
+    single, evaluations, _ = bfgs(one_at_a_time(steps_of(rosenbrock)), start, tol=tol, maxfun=most)
+    assert int(spent) == evaluations
+    for one, other in zip(together, single, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("broken", [jnp.inf, jnp.nan])
+def test_steps_in_one_program_end_where_nothing_is_finite(broken):
+    def evaluate(x, aux):
+        return jnp.asarray(broken), x, aux
+
+    start = begin(jnp.ones(2), jnp.asarray(0), jnp.eye(2))
+    assert int(advance_while(evaluate, start, 1e-8, 50)[1]) == 1
 
 
 def test_lanes_in_lockstep_are_single_searches():

@@ -46,7 +46,7 @@ from mixedlm_jax.objective import QuadratureObjective
 from mixedlm_jax.optimize import begin
 from mixedlm_jax.plan import Plan
 from mixedlm_jax.problem import Params, Problem, row_terms, rows_at
-from mixedlm_jax.programs import hessian_at, objective_value, take_step
+from mixedlm_jax.programs import evaluated, hessian_at, objective_value
 from mixedlm_jax.quadrature import MAX_NODES, quadrature_obstacle
 from mixedlm_jax.small import sum_by
 
@@ -213,7 +213,7 @@ def quadrature_check(point: Point, n_nodes: int | None = None) -> QuadratureChec
     problem = jax.device_put(problem)
     x = np.concatenate(point.params)
     log_base = float(problem.log_base)
-    here = take_step(objective, problem, begin(x, point.u, np.eye(len(x))))
+    here = evaluated(objective, problem, begin(x, point.u, np.eye(len(x))))
     return QuadratureCheck(
         nodes=(n_nodes, finer),
         log_likelihoods=(
