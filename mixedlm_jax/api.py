@@ -108,8 +108,9 @@ def glmer(
         step promises to gain) and seconds. 0 prints nothing. None (default) shows one line, on a
         terminal only, while a fit takes more than a few seconds.
     devFunOnly
-        Return the deviance function that would be minimised, a `DevianceFunction` of the flat
-        parameters, instead of a fit.
+        Return the function that would be minimised, a `modular.DevianceFunction` of the flat
+        parameters, instead of a fit. For type checkers, which are told of a fit:
+        `mkGlmerDevfun(glFormula(...))`.
 
     Returns
     -------

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import json
+import runpy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,11 @@ MODELS: dict[str, dict[str, Any]] = {
     model["id"]: model for model in json.loads((FOLDER / "models.json").read_text("utf-8"))
 }
 """Every recorded fit by its id."""
+
+
+def script(name: str) -> Any:
+    """What a script under `reference/` defines, by name, without running it."""
+    return SimpleNamespace(**runpy.run_path(str(FOLDER / f"{name}.py")))
 
 
 def select(*families: str, nAGQ: tuple[int, ...] = (1,)) -> list[str]:

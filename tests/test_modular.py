@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fitted
 import jax
 import numpy as np
 import pytest
-from reference import make_posterior
+import records
 from scipy import optimize
 
 import mixedlm_jax as mlm
 from mixedlm_jax.errors import ArgumentError
 
+make_posterior = records.script("make_posterior")
+
 
 def test_the_deviance_is_minus_twice_the_log_likelihood():
-    devfun = mlm.glmer(fitted.CBPP, fitted.cbpp(), "binomial", devFunOnly=True)
+    devfun: Any = mlm.glmer(fitted.CBPP, fitted.cbpp(), "binomial", devFunOnly=True)
     x = np.array([0.5, -1.2, -0.8, -1.0, -1.5])
 
     def dense(x):
@@ -62,7 +66,7 @@ def test_flat_parameters_are_start_values():
 
 def test_without_beta_at_nAGQ_0():
     record = fitted.recorded("cbpp_logit_agq0")
-    devfun = mlm.glmer(fitted.CBPP, fitted.cbpp(), "binomial", nAGQ=0, devFunOnly=True)
+    devfun: Any = mlm.glmer(fitted.CBPP, fitted.cbpp(), "binomial", nAGQ=0, devFunOnly=True)
     assert devfun.names == ("herd.(Intercept)",)
     assert devfun(record.theta) == pytest.approx(-2 * float(record.logLik()), abs=1e-8)
 

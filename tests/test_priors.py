@@ -15,8 +15,8 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+import records
 from layouts import LAYOUTS, compiled
-from reference import make_posterior
 from scipy import integrate, optimize, stats
 
 import mixedlm_jax as mlm
@@ -26,6 +26,7 @@ from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.errors import ArgumentError, Code
 from mixedlm_jax.priors import log_prior, standard_variances
 
+make_posterior = records.script("make_posterior")
 REFERENCE = Path(__file__).parent / "reference" / "posterior.json"
 pytestmark = pytest.mark.usefixtures("x64")
 
