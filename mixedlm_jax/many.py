@@ -47,6 +47,7 @@ from mixedlm_jax.threads import single_blas_thread
 
 # Lanes of a block, in widths of a program: what a worker takes, and a checkpoint keeps, at once.
 _WIDTHS = 4
+_CHOSEN_DEVICE = "jax_default_device"  # what a caller sets to have a device of their choice
 
 
 def refit_lanes(
@@ -307,7 +308,7 @@ def _record(
 def _mesh() -> Mesh | None:
     """All local devices, where there are several and the caller has chosen none of them."""
     devices = jax.local_devices()
-    if len(devices) == 1 or jax.config.jax_default_device is not None:
+    if len(devices) == 1 or getattr(jax.config, _CHOSEN_DEVICE) is not None:
         return None
     return Mesh(np.array(devices), (AXIS,))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from statistics import NormalDist
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -85,7 +86,7 @@ def test_bca_is_the_percentile_interval_of_a_symmetric_statistic():
 
 
 def test_statistics_of_ones_own(model):
-    y = {"nsim": 6, "seed": 2, "progress": False}
+    y: dict[str, Any] = {"nsim": 6, "seed": 2, "progress": False}
     scalar = mlm.bootMer(model, lambda fit: fit.beta[0] - fit.beta[1], **y)
     array = mlm.bootMer(model, lambda fit: jnp.exp(fit.beta), **y)
     named = mlm.bootMer(model, lambda fit: {"sd": fit.components[0]}, **y)
@@ -136,7 +137,7 @@ def test_bad_intervals_and_statistics(model, boot):
     with pytest.raises(mlm.ArgumentError, match="level"):
         boot.confint(1.5)
     with pytest.raises(mlm.ArgumentError, match="judges a model"):
-        mlm.bootMer("model")
+        mlm.bootMer("model")  # type: ignore[arg-type]
     sizes = iter([1, 2, 1, 1])
     with pytest.raises(mlm.ArgumentError, match=r"FUN gave 1 numbers .t1. for the model and 2"):
         mlm.bootMer(model, lambda fit: np.ones(next(sizes)), nsim=3, seed=2, progress=False)
@@ -227,4 +228,4 @@ def test_bad_input_of_pool(model):
     with pytest.raises(mlm.ArgumentError, match=r"1 of 2 fits are not ok.* number 1"):
         mlm.pool(model.refit_many(np.column_stack([y, 0 * y]), progress=False))
     with pytest.raises(mlm.ArgumentError, match="what fit_many returned, or a list of models"):
-        mlm.pool([1, 2])
+        mlm.pool([1, 2])  # type: ignore[list-item]

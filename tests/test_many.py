@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -208,8 +209,7 @@ def test_rows_that_the_model_left_out(model, batch):
 
 def test_a_proportion_with_weights_takes_proportions(batch):
     data = batch.data.assign(p=batch.data["incidence"] / batch.data["size"])
-    arguments = {"weights": "size"}
-    bare = mlm.glmer("p ~ period + (1 | herd)", data, "binomial", **arguments)
+    bare = mlm.glmer("p ~ period + (1 | herd)", data, "binomial", weights="size")
     Y = batch.Y.iloc[:, :3].div(data["size"], axis=0)
     fits = bare.refit_many(Y, progress=False)
     np.testing.assert_allclose(fits.logLik, batch.fits.logLik[:3], atol=1e-9)
@@ -263,7 +263,7 @@ def test_separation_is_not_looked_for_where_that_is_asked(batch):
 # Families, structures and objectives
 
 
-CASES = {
+CASES: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "slope": ("x + (x | g)", "gaussian", {"weights": "w"}, {"theta": [1, 0.2, 0.5], "sigma": 0.8}),
     "nbinom": (
         "x + offset(log(exposure)) + (1 | g)",

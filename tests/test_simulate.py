@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,7 @@ def test_rows_and_names_are_those_of_the_frame():
 
 
 def test_a_polars_frame_is_a_design():
-    given = {"beta": [0.4], "theta": [0.5], "seed": 1}
+    given: dict[str, Any] = {"beta": [0.4], "theta": [0.5], "seed": 1}
     ours = mlm.simulate_formula("~ 1 + (1 | g)", design(), "poisson", **given)
     theirs = mlm.simulate_formula("~ 1 + (1 | g)", pl.from_pandas(design()), "poisson", **given)
     np.testing.assert_array_equal(ours, theirs)
