@@ -212,7 +212,7 @@ def test_rubins_rules_by_hand(model, boot):
 
 
 def test_imputations_that_agree_have_infinite_df(model):
-    y = model.getME("y")
+    y = model.design.y
     table = mlm.pool(model.refit_many(np.column_stack([y, y]), progress=False))
     assert np.all(np.isinf(table["df"]) | (table["df"] > 1e12))
     np.testing.assert_allclose(table["std.error"], standard_errors(model.fixed_covariance))
@@ -221,7 +221,7 @@ def test_imputations_that_agree_have_infinite_df(model):
 
 
 def test_bad_input_of_pool(model):
-    y = model.getME("y")
+    y = model.design.y
     with pytest.raises(mlm.ArgumentError, match="at least 2 fits, found 1"):
         mlm.pool(model.refit_many(y[:, None], progress=False))
     with pytest.raises(mlm.ArgumentError, match=r"1 of 2 fits are not ok.* number 1"):

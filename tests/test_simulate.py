@@ -81,8 +81,8 @@ def test_zeros_and_trials():
 def test_a_seed_decides_whatever_the_number(monkeypatch):
     few, many = model().simulate(3, seed=5), model().simulate(40, seed=5)
     pd.testing.assert_frame_equal(few, many.iloc[:, :3])
-    monkeypatch.setattr(simulate, "_REPLICATES", 4)
-    monkeypatch.setattr(simulate, "_ROWS", 128)
+    monkeypatch.setattr(simulate, "_PIECES", 2)
+    monkeypatch.setattr(simulate, "_ROWS", 1024)
     pd.testing.assert_frame_equal(many, model().simulate(40, seed=5))
     assert not few.equals(model().simulate(3, seed=6))
     assert not few["sim_1"].equals(few["sim_2"])
