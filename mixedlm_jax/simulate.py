@@ -30,8 +30,8 @@ from mixedlm_jax.problem import (
 )
 from mixedlm_jax.threads import single_blas_thread
 
-# Rows x replicates that are drawn together (a sampler's loops go on until the slowest row is done),
-# and how many such pieces one call draws: that many or one, so that there are two programs a design.
+# Rows x replicates that are drawn together: a sampler's loops go on until the slowest row is done.
+# One call draws so many such pieces, or one: there are two programs a design.
 _ROWS = 4096
 _PIECES = 16
 
