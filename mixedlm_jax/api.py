@@ -241,8 +241,8 @@ def fit_many(
     family, nAGQ, weights, weights_type, offset, na_action, contrasts, ziformula, dispformula
         As in `glmer`.
     control
-        As in `glmer`; its optimizer, tol and maxfun are those of fits that are made anew by the path
-        of a single fit, because they failed in lockstep.
+        As in `glmer`; its optimizer, tol and maxfun are those of fits that failed in lockstep and
+        are made anew by the path of a single fit.
 
     Returns
     -------

@@ -215,7 +215,8 @@ def test_imputations_that_agree_have_infinite_df(model):
     y = model.design.y
     table = mlm.pool(model.refit_many(np.column_stack([y, y]), progress=False))
     assert np.all(np.isinf(table["df"]) | (table["df"] > 1e12))
-    np.testing.assert_allclose(table["std.error"], standard_errors(model.fixed_covariance))
+    errors = standard_errors(model.fixed_covariance)
+    np.testing.assert_allclose(table["std.error"], errors, rtol=1e-6)
     z = table["estimate"] / table["std.error"]
     np.testing.assert_allclose(table["p.value"], 2 * stats.norm.sf(np.abs(z)), rtol=1e-8)
 
