@@ -302,7 +302,10 @@ def fit_many(
     progress
         Show a bar with fits a second: True, False, or None for on a terminal only.
     family, nAGQ, weights, weights_type, offset, na_action, contrasts, ziformula, dispformula
-        As in `glmer`, as is `control`.
+        As in `glmer`.
+    control
+        As in `glmer`; its optimizer, tol and maxfun are those of fits that failed in lockstep and
+        are made anew by the path of a single fit.
 
     Returns
     -------

@@ -6,6 +6,7 @@ that no row belongs to, and its conditional mode is 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from mixedlm_jax.design import Design, Factor
 # Up to these sizes a bucket is a power of two: there a fit's time is not in its arithmetic.
 _SMALL_ROWS = 8192
 _SMALL_LEVELS = 64
+# Many fits of one design spend their time in the arithmetic of its rows.
+_SMALL_LANES = 16
 
 
 def bucket(size: int, small: int = _SMALL_LEVELS) -> int:
@@ -34,32 +37,42 @@ def row_bucket(n: int) -> int:
     return bucket(n, _SMALL_ROWS)
 
 
-def filled_rows(values: np.ndarray) -> np.ndarray:
-    """Values (..., n), n > 0, filled up to a bucket of rows with copies of the first ones."""
-    n = values.shape[-1]
-    return values[..., np.arange(row_bucket(n)) % n]
+def lane_bucket(n: int) -> int:
+    """The number of rows that n rows are filled up to where a design is fitted many times."""
+    return bucket(n, _SMALL_LANES)
 
 
-def padded(design: Design) -> Design:
-    """The design filled up to buckets, with copies of its first rows that have weight 0."""
-    weights = filled_rows(design.weights)
+def filled_rows(values: np.ndarray, size: int) -> np.ndarray:
+    """Values (..., n), n > 0, filled up to `size` rows with copies of the first ones."""
+    return values[..., np.arange(size) % values.shape[-1]]
+
+
+def padded(design: Design, rows: Callable[[int], int] = row_bucket) -> Design:
+    """The design filled up to buckets, with copies of its first rows that have weight 0.
+
+    rows: how many rows a number of rows is filled up to.
+    """
+    size = rows(len(design.y))
+
+    def filled(values: np.ndarray) -> np.ndarray:
+        return filled_rows(values, size)
+
+    weights = filled(design.weights)
     weights[len(design.y) :] = 0.0
     return replace(
         design,
-        y=filled_rows(design.y),
-        trials=filled_rows(design.trials),
+        y=filled(design.y),
+        trials=filled(design.trials),
         weights=weights,
-        offset=filled_rows(design.offset),
-        X=np.ascontiguousarray(filled_rows(design.X.T).T),
+        offset=filled(design.offset),
+        X=np.ascontiguousarray(filled(design.X.T).T),
         factors=tuple(
             Factor(
-                levels=filled_rows(factor.levels),
+                levels=filled(factor.levels),
                 n_levels=bucket(factor.n_levels),
-                Z=filled_rows(factor.Z),
+                Z=filled(factor.Z),
             )
             for factor in design.factors
         ),
-        parts={
-            name: np.ascontiguousarray(filled_rows(part.T).T) for name, part in design.parts.items()
-        },
+        parts={name: np.ascontiguousarray(filled(part.T).T) for name, part in design.parts.items()},
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
 import jax
 
-from mixedlm_jax.buckets import padded
+from mixedlm_jax.buckets import padded, row_bucket
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels, build
 from mixedlm_jax.dispersion import DISPERSION
@@ -119,11 +119,11 @@ class Call:
         check_identified(design, labels, self.family)
         return design, labels
 
-    def problem(self, design: Design) -> Problem:
-        """The `padded` problem of a design, with the prior."""
+    def problem(self, design: Design, rows: Callable[[int], int] = row_bucket) -> Problem:
+        """The `padded` problem of a design, with the prior; rows: as there."""
         control = self.control or GlmerControl()
         made = make_problem(
-            padded(design),
+            padded(design, rows),
             self.family,
             information=control.information,
             crossing=control.crossing,

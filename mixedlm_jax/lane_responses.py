@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixedlm_jax.buckets import row_bucket
+from mixedlm_jax.buckets import lane_bucket
 from mixedlm_jax.design import Design
 from mixedlm_jax.errors import DataError
 from mixedlm_jax.families import Family
@@ -55,7 +55,7 @@ def check_responses(
 
     # a row that does not count, and one that fills up a bucket, holds what the first that does
     # holds: no derivative is lost in it
-    some, size = np.any(valid, axis=1), row_bucket(y.shape[1])
+    some, size = np.any(valid, axis=1), lane_bucket(y.shape[1])
     valid = np.pad(valid, ((0, 0), (0, size - y.shape[1])))
     row = np.where(valid, np.arange(size), np.argmax(valid, axis=1)[:, None])
     y = np.where(some[:, None], np.take_along_axis(y, row, axis=1), 0.0)

@@ -17,7 +17,7 @@ import pandas as pd
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mixedlm_jax.buckets import padded
+from mixedlm_jax.buckets import lane_bucket, padded
 from mixedlm_jax.call import Call
 from mixedlm_jax.checkpoint import Checkpoint, digest
 from mixedlm_jax.climb import first_search
@@ -47,6 +47,7 @@ from mixedlm_jax.threads import single_blas_thread
 
 # Lanes of a block, in widths of a program: what a worker takes, and a checkpoint keeps, at once.
 _WIDTHS = 4
+_CHOSEN_DEVICE = "jax_default_device"  # what a caller sets to have a device of their choice
 
 
 def refit_lanes(
@@ -103,7 +104,7 @@ def as_fits(model: Fitted) -> Fits:
         rescued=np.asarray(False),
     )
     with jax.enable_x64(True):
-        given = make_problem(padded(model.design), model.family)
+        given = make_problem(padded(model.design, lane_bucket), model.family)
         found = LaneFits(*(np.asarray(part)[None] for part in alone))
         nobs = np.array([model.nobs])
         return _record(model.call, model.design, model.labels, given, found, nobs, pd.RangeIndex(1))
@@ -206,7 +207,10 @@ class _AtModel(NamedTuple):
         return starts_at(self._search(shared), len(responses.y))
 
     def _search(self, shared: Shared) -> Search:
-        at, objective = point_of(padded(self.design), self.family, self.fit), shared.objective
+        at, objective = (
+            point_of(padded(self.design, lane_bucket), self.family, self.fit),
+            shared.objective,
+        )
         theta, beta, phi = at.params
         beta = np.linalg.solve(shared.back, beta)
         if self.fit.verdict.singular or not np.all(np.isfinite(at.covariance)):
@@ -260,7 +264,7 @@ def _fits(
         )
     control = call.control or GlmerControl()
     with single_blas_thread(), jax.enable_x64(True):
-        given = call.problem(design)
+        given = call.problem(design, lane_bucket)
         lanes = int(np.sum(checked.usable))
         shared = Shared.of(given, int(call.nAGQ), control, _mesh(), max(lanes, 1))
         run = _Run(shared, checked.responses, checked.usable, start, folder, progress)
@@ -302,7 +306,7 @@ def _record(
 def _mesh() -> Mesh | None:
     """All local devices, where there are several and the caller has chosen none of them."""
     devices = jax.local_devices()
-    if len(devices) == 1 or jax.config.read("jax_default_device") is not None:
+    if len(devices) == 1 or getattr(jax.config, _CHOSEN_DEVICE) is not None:
         return None
     return Mesh(np.array(devices), (AXIS,))
 

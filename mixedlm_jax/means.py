@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from mixedlm_jax.arrays import Array
-from mixedlm_jax.buckets import filled_rows
+from mixedlm_jax.buckets import filled_rows, row_bucket
 from mixedlm_jax.compiled import Program, program
 from mixedlm_jax.families import Family
 from mixedlm_jax.families.base import Shapes
@@ -38,7 +38,8 @@ def _at_rows(function: Program, family: Family, values: np.ndarray) -> np.ndarra
     if not len(values):
         return values
     with jax.enable_x64(True):
-        return np.array(function(family, filled_rows(values)))[: len(values)]
+        filled = filled_rows(values, row_bucket(len(values)))
+        return np.array(function(family, filled))[: len(values)]
 
 
 def mean(family: Family, eta: np.ndarray, dispersion: Shapes) -> np.ndarray:

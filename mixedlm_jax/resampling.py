@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mixedlm_jax.buckets import row_bucket
+from mixedlm_jax.buckets import lane_bucket
 from mixedlm_jax.dispersion import matrices_of
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.fitted import Fitted
@@ -29,7 +29,7 @@ def resample_groups(model: Fitted, count: int, seed: int) -> CheckedResponses:
     first = np.cumsum(sizes) - sizes
     drawn = np.random.default_rng(seed).integers(factor.n_levels, size=(count, factor.n_levels))
     taken = sizes[drawn]
-    size = row_bucket(int(np.max(np.sum(taken, axis=1))))
+    size = lane_bucket(int(np.max(np.sum(taken, axis=1))))
     row, level = np.zeros((count, size), int), np.zeros((count, size), factor.levels.dtype)
     real = np.arange(size) < np.sum(taken, axis=1)[:, None]
     for lane in range(count):

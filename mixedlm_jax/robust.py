@@ -44,8 +44,9 @@ def robust_covariance(model: Fitted, cluster: Any) -> np.ndarray:
     objective = objective_for(model.fit.nAGQ)
     with single_blas_thread(), jax.enable_x64(True):
         point = point_of(padded(model.design), model.family, model.fit)
+        rows = filled_rows(numbers, len(point.problem.y))
         scores = cluster_scores(
-            objective, point.params, point.problem, point.u, filled_rows(numbers), bucket(count)
+            objective, point.params, point.problem, point.u, rows, bucket(count)
         )
         # copies of rows that fill a bucket have weight 0, and so have clusters without rows
         found = sandwich(point, np.asarray(scores)[:count])

@@ -30,10 +30,10 @@ from mixedlm_jax.problem import (
 )
 from mixedlm_jax.threads import single_blas_thread
 
-# Replicates of one call, and rows x replicates that are drawn together: a sampler's loops go on
-# until the slowest row is done.
-_REPLICATES = 1024
+# Rows x replicates that are drawn together: a sampler's loops go on until the slowest row is done.
+# One call draws so many such pieces, or one: there are two programs a design.
 _ROWS = 4096
+_PIECES = 16
 
 
 def draw_responses(
@@ -77,15 +77,14 @@ def draw_responses(
     with single_blas_thread(), jax.enable_x64(True):
         problem = jax.device_put(make_problem(full, family))
         key = np.asarray(jax.random.key_data(jax.random.key(seed)))
-        most = min(_REPLICATES, 1 << (len(numbers) - 1).bit_length())
-        at_once = min(most, int(np.clip(1 << (_ROWS // len(full.y)).bit_length() >> 1, 1, most)))
-        for start in range(0, len(numbers), most):
-            wanted = numbers[start : start + most]
-            filled = np.resize(wanted, most).astype(np.uint32)
-            pieces = filled.reshape((-1, at_once))
-            drawn = _draw(problem, params, held, tuple(kept), key, pieces)
-            parts.append(np.asarray(drawn).reshape((most, -1))[: len(wanted), :n])
-    y = np.concatenate(parts)
+        at_once = max(1 << (_ROWS // len(full.y)).bit_length() >> 1, 1)
+        pieces = np.resize(numbers, (-(-len(numbers) // at_once), at_once)).astype(np.uint32)
+        many = len(pieces) - len(pieces) % _PIECES
+        calls = [*pieces[:many].reshape((-1, _PIECES, at_once)), *pieces[many:, None]]
+        for call in calls:
+            drawn = np.asarray(_draw(problem, params, held, tuple(kept), key, call))
+            parts.append(drawn.reshape((call.size, -1))[:, :n])
+    y = np.concatenate(parts)[: len(numbers)]
     if np.any(np.isnan(y)):
         raise DataError(
             f"{np.sum(np.any(np.isnan(y), axis=1))} of {len(y)} replicates have rows whose random "

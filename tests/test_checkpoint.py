@@ -15,7 +15,7 @@ import pytest
 from fitted import CBPP, cbpp
 
 import mixedlm_jax as mlm
-from mixedlm_jax import checkpoint, lanes, many
+from mixedlm_jax import checkpoint, lane_fits, lanes, many
 from mixedlm_jax.families import CustomFamily
 
 LANES, BLOCK = 44, 8
@@ -56,7 +56,7 @@ def blocks(monkeypatch):
     monkeypatch.setattr(many, "_WIDTHS", 1)
     monkeypatch.setattr(lanes, "_MOST_LANES", BLOCK)
     monkeypatch.setattr(many, "_workers", lambda mesh: 1)
-    whole = many.fit_lanes
+    whole = lane_fits.fit_lanes
 
     def counted(shared, responses, searches):
         fitted.append(len(responses.y))

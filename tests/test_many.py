@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -66,8 +67,20 @@ def agree(fits: mlm.Fits, lane: int, model: mlm.GlmerResult) -> None:
     assert bool(fits.ok[lane]) == fit.verdict.ok
     assert fits.code[lane] == fit.verdict.code
     assert fits.nobs[lane] == model.nobs
-    expected = model.VarCorr().to_dataframe()["sdcor"].to_numpy()[: fits.components.shape[1]]
-    np.testing.assert_allclose(fits.components[lane], expected, rtol=1e-4, atol=1e-5)
+    shown = dict(zip(fits.component_names, fits.components[lane], strict=True))
+    for _, row in model.VarCorr().to_dataframe().iterrows():
+        if row["grp"] == "Residual":
+            continue
+        kind = "sd" if pd.isna(row["var2"]) else "cor"
+        names = [row["var1"], *([row["var2"]] if kind == "cor" else [])]
+        (own,) = [
+            name
+            for name in shown
+            if name.startswith(f"{kind}_")
+            and name.endswith(f"|{row['grp']}")
+            and set(name[len(kind) + 1 :].partition("|")[0].split(".")) == set(names)
+        ]
+        assert shown[own] == pytest.approx(row["sdcor"], rel=1e-4, abs=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -208,8 +221,7 @@ def test_rows_that_the_model_left_out(model, batch):
 
 def test_a_proportion_with_weights_takes_proportions(batch):
     data = batch.data.assign(p=batch.data["incidence"] / batch.data["size"])
-    arguments = {"weights": "size"}
-    bare = mlm.glmer("p ~ period + (1 | herd)", data, "binomial", **arguments)
+    bare = mlm.glmer("p ~ period + (1 | herd)", data, "binomial", weights="size")
     Y = batch.Y.iloc[:, :3].div(data["size"], axis=0)
     fits = bare.refit_many(Y, progress=False)
     np.testing.assert_allclose(fits.logLik, batch.fits.logLik[:3], atol=1e-9)
@@ -263,7 +275,7 @@ def test_separation_is_not_looked_for_where_that_is_asked(batch):
 # Families, structures and objectives
 
 
-CASES = {
+CASES: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "slope": ("x + (x | g)", "gaussian", {"weights": "w"}, {"theta": [1, 0.2, 0.5], "sigma": 0.8}),
     "nbinom": (
         "x + offset(log(exposure)) + (1 | g)",
@@ -282,10 +294,14 @@ CASES = {
     "frequency": ("x + (1 | g)", "poisson", {"weights": "w", "weights_type": "frequency"},
                   {"theta": [0.6]}),
 }  # fmt: skip
+SLOW = ("parts", "inverse", "frequency")
 BETA = {"nbinom": [1.5, 0.4], "parts": [1.6, 0.3], "inverse": [5.0, 0.2]}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES],
+)
 def test_a_case_agrees_with_single_fits(case):
     right, family, arguments, truth = CASES[case]
     data = frame()
@@ -302,7 +318,7 @@ def test_a_case_agrees_with_single_fits(case):
         agree(fits, lane, single(f"y ~ {right}", own, family, **arguments))
 
 
-@pytest.mark.parametrize("nAGQ", [0, 5])
+@pytest.mark.parametrize("nAGQ", [0, pytest.param(5, marks=pytest.mark.slow)])
 def test_other_objectives(batch, nAGQ):
     fits = mlm.fit_many(
         "~ period + (1 | herd)",
@@ -319,6 +335,7 @@ def test_other_objectives(batch, nAGQ):
     assert fits.code[3] == Code.SEPARATED
 
 
+@pytest.mark.slow
 def test_nearly_collinear_columns_are_searched_in_a_basis_of_their_own(model):
     data = cbpp().assign(year=lambda d: 2000.0 + np.arange(len(d)) % 7)
     whole = mlm.glmer("incidence / size ~ year + I(year^2) + (1 | herd)", data, "binomial")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,8 +81,8 @@ def test_zeros_and_trials():
 def test_a_seed_decides_whatever_the_number(monkeypatch):
     few, many = model().simulate(3, seed=5), model().simulate(40, seed=5)
     pd.testing.assert_frame_equal(few, many.iloc[:, :3])
-    monkeypatch.setattr(simulate, "_REPLICATES", 4)
-    monkeypatch.setattr(simulate, "_ROWS", 128)
+    monkeypatch.setattr(simulate, "_PIECES", 2)
+    monkeypatch.setattr(simulate, "_ROWS", 1024)
     pd.testing.assert_frame_equal(many, model().simulate(40, seed=5))
     assert not few.equals(model().simulate(3, seed=6))
     assert not few["sim_1"].equals(few["sim_2"])
@@ -122,7 +123,7 @@ def test_rows_and_names_are_those_of_the_frame():
 
 
 def test_a_polars_frame_is_a_design():
-    given = {"beta": [0.4], "theta": [0.5], "seed": 1}
+    given: dict[str, Any] = {"beta": [0.4], "theta": [0.5], "seed": 1}
     ours = mlm.simulate_formula("~ 1 + (1 | g)", design(), "poisson", **given)
     theirs = mlm.simulate_formula("~ 1 + (1 | g)", pl.from_pandas(design()), "poisson", **given)
     np.testing.assert_array_equal(ours, theirs)
