@@ -64,6 +64,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "plan",
         "krylov",
         "corner",
+        "unformed",
         "elimination",
         "problem",
         "modes",
