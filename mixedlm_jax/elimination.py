@@ -11,8 +11,8 @@ is filled and kept back for the corner, one Schur complement:
 
 A single factor and any depth of nesting have no corner: their cost is linear in the rows. Crossing
 costs a dense S the size of the smaller factors, or the products of one that is too large to be
-formed (`corner` has both). Nothing off this pattern is ever formed, and the same layout holds the
-entries of H^-1 on it (the selected inverse).
+formed (`corner`, `unformed`). Nothing off this pattern is ever formed, and the same layout holds
+the entries of H^-1 on it (the selected inverse).
 
 The index arrays come from a `Plan`. The last axis of every array runs over levels, entries or
 rows: row quantities of a factor are (k, n), its coefficients (k, levels), and column j * levels + l
@@ -27,16 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from mixedlm_jax.arrays import Array
-from mixedlm_jax.corner import (
-    DenseCorner,
-    DenseFactor,
-    SparseCorner,
-    SparseFactor,
-    border_times,
-    columns_of,
-    kind_of,
-    spread,
-)
+from mixedlm_jax.corner import DenseCorner, DenseFactor, border_times, columns_of, spread
 from mixedlm_jax.plan import Plan, Stage
 from mixedlm_jax.small import (
     apply,
@@ -50,6 +41,7 @@ from mixedlm_jax.small import (
     solve_upper,
     sum_by,
 )
+from mixedlm_jax.unformed import SparseCorner, SparseFactor
 
 Rows = tuple[Array, ...]  # per factor (k, n)
 Effects = tuple[Array, ...]  # per factor (k, levels)
@@ -110,7 +102,8 @@ def assemble(plan: Plan, z: Rows, w: Array) -> Blocks:
         later = plan.chain[c + 1 :]
         coupling.append(tuple(sum_by(cross(weighted, z[g]), level, size) for g in later))
         border.append(_assemble_border(plan, stage.border, weighted, z) if plan.kept else None)
-    corner = kind_of(plan).of_rows(plan, z, w) if plan.kept else None
+    kind = DenseCorner if plan.unformed is None else SparseCorner
+    corner = kind.of_rows(plan, z, w) if plan.kept else None
     return Blocks(tuple(diagonal), tuple(coupling), tuple(border), corner)
 
 

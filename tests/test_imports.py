@@ -65,6 +65,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "plan",
         "krylov",
         "corner",
+        "unformed",
         "elimination",
         "problem",
         "priors",
