@@ -62,7 +62,7 @@ def main() -> None:
     apart = np.abs(found.to_numpy() - limits) / (limits[:, 1:] - limits[:, :1])
     print(f"lme4: {theirs['elapsed'].iloc[0]:.1f} s, {theirs['cpu'].iloc[0]:.1f} s of processor")
     ratio = theirs["elapsed"].iloc[0] / seconds
-    print(f"ratio {ratio:.0f}; limits apart by {apart.max():.4f} widths")
+    print(f"ratio {ratio:.0f}; limits apart by at most {apart.max():.4f} widths")
 
 
 if __name__ == "__main__":

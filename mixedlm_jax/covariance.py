@@ -287,7 +287,7 @@ class Autoregressive(Structure):
         if j < 0:
             return Held(0)
         lag = i - j
-        return Held(1, lambda w: float((w / np.sqrt(1.0 + w**2)) ** lag))
+        return Held(1, lambda w: float(np.sin(np.arctan(w)) ** lag))
 
 
 STRUCTURES: Mapping[str, Structure] = MappingProxyType(

@@ -58,23 +58,29 @@ class Target:
 
 
 def _optax_lbfgs(target: Target) -> np.ndarray:
-    """optax's L-BFGS direction, its step halved until the value falls."""
+    """optax's L-BFGS direction, its step halved until the value falls.
+
+    Without a search for the curvature's sign a direction may go up: its memory is then forgotten.
+    """
     optax = importlib.import_module("optax")  # needed here alone
     memory = optax.scale_by_lbfgs(memory_size=_MEMORY)
     update = jax.jit(memory.update)
     t = np.zeros(len(target.x0))
     state = memory.init(t)
     value, gradient = target.value_and_gradient(t)
+    fresh = True
     while target.evaluations < target.maxfun and np.max(np.abs(gradient)) > _GRADIENT:
         direction, state = update(gradient, state, t)
         step = -np.asarray(direction, float)
         slope = float(gradient @ step)
-        if slope >= 0.0:
-            break
-        found = _shortened(target, t, value, step, slope)
+        found = _shortened(target, t, value, step, slope) if slope < 0.0 else None
         if found is None:
-            break
+            if fresh:
+                break
+            state, fresh = memory.init(t), True
+            continue
         t, value, gradient = found
+        fresh = False
     return target.x(t)
 
 

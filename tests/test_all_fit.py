@@ -25,6 +25,7 @@ def bend(x):
     return np.array([[corner, -400.0 * x[0]], [-400.0 * x[0], 200.0]])
 
 
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", list(MINIMISERS))
 def test_minimisers_find_a_minimum(name):
     if name not in available():
@@ -54,7 +55,7 @@ def test_all_optimisers_agree_on_cbpp():
     assert set(ours["verdict"]) == {"converged"}
     assert np.all(ours["seconds"] > 0.0)
     assert "disagree by at most" in str(ours)
-    np.testing.assert_allclose(ours.loc["own BFGS", "period2"], model.fixef()["period2"], rtol=1e-6)
+    np.testing.assert_allclose(ours.iloc[0, -4:].astype(float), model.beta, rtol=1e-5)
 
 
 def test_one_that_stops_short_is_told():
