@@ -699,7 +699,11 @@ def check_laplace(model: GlmerResult, nAGQ: int | None = None) -> LaplaceCheck:
     if nAGQ is not None and (isinstance(nAGQ, bool) or not isinstance(nAGQ, Integral) or nAGQ < 2):
         raise ArgumentError(f"nAGQ is {nAGQ!r}; give a number of quadrature nodes from 2, or None")
     correction, quadrature = laplace_error(
-        model.design, model.family, model.fit, None if nAGQ is None else int(nAGQ)
+        model.design,
+        model.family,
+        model.fit,
+        None if nAGQ is None else int(nAGQ),
+        model.call.prior,
     )
     names = (
         *theta_names(model.design, model.labels),

@@ -12,6 +12,7 @@ from mixedlm_jax.diagnostics import residuals
 from mixedlm_jax.dispersion import natural_at_rows
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
+from mixedlm_jax.means import link_mean
 from mixedlm_jax.uncertainty import leverages
 
 
@@ -28,7 +29,7 @@ class Pearson(NamedTuple):
 
 
 def pearson(design: Design, family: Family, fit: Fit) -> Pearson:
-    """sum w (y - mu)^2 / V(mu) at the modes, over n less the trace of the joint hat matrix.
+    """sum w (y - E(y))^2 / Var(y) at the modes, over n less the trace of the joint hat matrix.
 
     The trace is the sum of the leverages in the joint fit of beta and u given theta: the rows that
     the model uses up, between p and p + q. n less p alone would take the random effects for free,
@@ -38,10 +39,14 @@ def pearson(design: Design, family: Family, fit: Fit) -> Pearson:
     used = design.weights > 0
     shapes = natural_at_rows(family, design.parts, fit.phi)
     rows = (design.y, design.trials, design.weights, fit.eta, shapes)
-    scaled = residuals(family, *rows, type="pearson") / family.residual_scale(shapes)
+    away = residuals(family, *rows, type="response")
+    variance = family.variance_per_trial(link_mean(family, fit.eta), design.trials, shapes)
+    # a mean at the end of its range leaves no variance, and what is there no residual
+    variance = np.where(variance > 0, variance * family.residual_scale(shapes) ** 2, np.inf)
+    squares = design.weights * design.trials * away**2 / variance
     n = np.sum(design.weights) if design.weights_type == "frequency" else np.sum(used)
     taken = np.sum(leverages(design, family, fit)[used])
-    return Pearson(float(np.sum(scaled[used] ** 2)), float(n - taken))
+    return Pearson(float(np.sum(squares[used])), float(n - taken))
 
 
 def with_dispersion(design: Design, family: Family, fit: Fit) -> Fit:

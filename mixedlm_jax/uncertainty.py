@@ -29,6 +29,7 @@ from mixedlm_jax.inference import (
     standard_errors,
     with_known_boundary,
 )
+from mixedlm_jax.priors import Prior
 from mixedlm_jax.threads import single_blas_thread
 
 
@@ -80,15 +81,21 @@ def leverages(design: Design, family: Family, fit: Fit) -> np.ndarray:
 
 
 def laplace_error(
-    design: Design, family: Family, fit: Fit, n_nodes: int | None = None
+    design: Design,
+    family: Family,
+    fit: Fit,
+    n_nodes: int | None = None,
+    prior: Prior | None = None,
 ) -> tuple[Correction, QuadratureCheck | None]:
     """What Laplace's approximation leaves out: its correction, and what quadrature changes.
 
-    n_nodes: per dimension, None for a number that suits the model. The second part is None where
-    there is no quadrature for the model; with n_nodes given that is an `ArgumentError`.
+    n_nodes: per dimension, None for a number that suits the model. prior: what the estimates were
+    penalised by, and those of quadrature would be too. The second part is None where there is no
+    quadrature for the model; with n_nodes given that is an `ArgumentError`.
     """
     with _engine(design, family, fit) as at:
         found = None
         if n_nodes is not None or can_be_checked(at.problem):
-            found = quadrature_check(at, n_nodes)
+            penalised = at._replace(problem=at.problem.replace(prior=prior))
+            found = quadrature_check(penalised, n_nodes)
         return second_order_correction(at), found

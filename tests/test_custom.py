@@ -176,6 +176,17 @@ def test_a_parameter_may_be_one_a_row_and_be_named_like_anything():
     np.testing.assert_allclose(found, single, rtol=1e-14)
 
 
+def test_deviance_at_parameters_of_which_one_differs_by_row():
+    family = CustomFamily(
+        lambda y, eta, phi: gumbel(y, eta, phi) + phi["shift"],
+        params={"scale": "positive", "shift": "real"},
+    )
+    y, mu, scale = np.array([0.5, -1.0, 4.0]), np.array([1.0, 0.0, 2.0]), np.array([1.0, 2.0, 0.5])
+    away = (y - mu) / scale
+    found = family.unit_deviance(y, mu, np.ones(3), (scale, 0.7))
+    np.testing.assert_allclose(found, 2 * (away + np.exp(-away) - 1), atol=1e-6)
+
+
 def test_equal_by_function_and_never_kept_on_disk():
     ours = CustomFamily(nbinom2, link="log", params={"theta": "positive"})
     twin = CustomFamily(nbinom2, link="log", params={"theta": (0.0, np.inf)})

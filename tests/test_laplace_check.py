@@ -229,6 +229,18 @@ def test_contraception_passes():
     assert np.max(np.abs(check.shifts)) > 0.05
 
 
+def test_what_a_prior_does_is_not_laid_at_laplaces_door():
+    # ridge moves the periods by a fifth of a standard error, quadrature by a hundredth
+    model = mlm.glmer(fitted.CBPP, fitted.cbpp(), "binomial", prior=mlm.priors.Ridge(0.3))
+    check = mlm.check_laplace(model)
+    assert check.shifts is not None
+    assert np.all(np.abs(check.shifts.iloc[1:]) < 0.03)
+    # the log-likelihoods leave the prior out, as the model's does
+    assert check.log_likelihoods["Laplace"] == pytest.approx(float(model.logLik()), abs=1e-9)
+    gain = check.log_likelihoods["25 nodes"] - check.log_likelihoods["Laplace"]
+    assert gain == pytest.approx(sum(check.terms.values()), abs=0.003)
+
+
 # ----------------------------------------------------------------------------------------------
 # Words
 

@@ -17,7 +17,14 @@ import pytest
 from scipy import stats
 
 import mixedlm_jax as mlm
-from mixedlm_jax.families import NegativeBinomial, Poisson, TruncatedPoisson, with_zeros
+from mixedlm_jax.families import (
+    BetaBinomial,
+    Binomial,
+    NegativeBinomial,
+    Poisson,
+    TruncatedPoisson,
+    with_zeros,
+)
 
 FOLDER = Path(__file__).parent / "reference"
 RECORDS: dict[str, dict[str, Any]] = {
@@ -227,6 +234,33 @@ def test_probabilities_of_counts_sum_to_one():
             expected[0] += pi
             np.testing.assert_allclose(np.exp(value), expected, rtol=1e-10)
             assert np.sum(np.exp(value)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("base", [Binomial(), BetaBinomial(phi=2.5)])
+def test_structural_zeros_take_all_trials_of_a_row(base):
+    family, mu, pi, trials = with_zeros(base, True), 0.3, 0.2, np.array([1.0, 4.0, 11.0])
+    y = np.arange(12.0)
+    found = family.variance_per_trial(np.full(3, mu), trials, (pi,))
+    with jax.enable_x64(True):
+        eta, zeta = (jnp.full(12, np.log(p / (1 - p))) for p in (mu, pi))
+        for m, variance in zip(trials, found, strict=True):
+            possible, out_of = np.minimum(y, m), jnp.full(12, m)
+            value = family.log_density(possible, eta, (zeta,), out_of, jnp.ones(12))
+            chance = np.exp(value + family.log_base_measure(jnp.asarray(possible), out_of))
+            chance = np.where(y <= m, chance, 0.0)
+            mean = np.sum(chance * y)
+            assert mean == pytest.approx(m * (1 - pi) * mu)
+            assert m * variance == pytest.approx(np.sum(chance * (y - mean) ** 2))
+
+
+def test_overdispersion_is_measured_against_the_variance_of_a_row():
+    model, data = fitted("zi_binomial"), frame("cbpp")
+    y, m = data["incidence"].to_numpy(), data["size"].to_numpy()
+    mu, pi = model.predict(type="conditional"), model.predict(type="zprob")
+    # Var(y) = E(Var(y | zero or not)) + Var(E(y | zero or not))
+    variance = (1 - pi) * m * mu * (1 - mu) + pi * (1 - pi) * (m * mu) ** 2
+    statistic = np.sum((y - (1 - pi) * m * mu) ** 2 / variance)
+    assert mlm.check_overdispersion(model).statistic == pytest.approx(statistic)
 
 
 @pytest.mark.parametrize("base", [Poisson(), NegativeBinomial(), TruncatedPoisson()])

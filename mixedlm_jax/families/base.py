@@ -300,6 +300,12 @@ class Family:
         """Var(y) of one trial, divided by the square of `residual_scale`."""
         raise NotImplementedError
 
+    def variance_per_trial(
+        self, mu: np.ndarray, trials: np.ndarray, dispersion: Shapes
+    ) -> np.ndarray:
+        """Var(y) over the number of trials: `variance`, where trials are independent."""
+        return self.variance(mu, dispersion)
+
     def residual_scale(self, dispersion: Shapes) -> np.ndarray | float:
         """The square root of the dispersion that multiplies the variance function, 1 if none."""
         return 1.0

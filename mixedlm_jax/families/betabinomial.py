@@ -61,6 +61,10 @@ class BetaBinomial(Family):
         # of a success in one trial; more trials are not independent, which V leaves out as R's does
         return mu * (1.0 - mu)
 
+    def variance_per_trial(self, mu, trials, dispersion):
+        (phi,) = self.shapes(dispersion)
+        return mu * (1.0 - mu) * (phi + trials) / (phi + 1.0)
+
     def check_response(self, y, trials):
         require_successes(y, trials, self.name)
 

@@ -159,7 +159,10 @@ class CustomFamily(Family):
 
     def unit_deviance(self, y, mu, trials, dispersion):
         with jax.enable_x64(True):
-            phi = jnp.asarray(self.unconstrained(np.asarray(dispersion, float)))
+            phi = tuple(
+                jnp.asarray(part.coordinate(value), float)
+                for part, value in zip(self.parameters.values(), dispersion, strict=True)
+            )
             response, one = jnp.asarray(y, float), jnp.ones(np.shape(y))
 
             def log_density(eta):

@@ -99,6 +99,12 @@ class ZeroInflated(Family):
         pi, mean = dispersion[-1], self.conditional_mean(mu, dispersion)
         return (1.0 - pi) * (self.base.variance(mu, dispersion[:-1]) + pi * mean**2)
 
+    def variance_per_trial(self, mu, trials, dispersion):
+        # a structural zero takes all trials of a row with it
+        pi, mean = dispersion[-1], self.conditional_mean(mu, dispersion)
+        own = self.base.variance_per_trial(mu, trials, dispersion[:-1])
+        return (1.0 - pi) * (own + trials * pi * mean**2)
+
     def unit_deviance(self, y, mu, trials, dispersion):
         # of what is not a structural zero: a row's best mean says nothing of pi
         rest = tuple(dispersion[:-1])

@@ -45,6 +45,7 @@ from mixedlm_jax.modes import dot, penalised
 from mixedlm_jax.objective import QuadratureObjective
 from mixedlm_jax.optimize import begin
 from mixedlm_jax.plan import Plan
+from mixedlm_jax.priors import log_prior
 from mixedlm_jax.problem import Params, Problem, row_terms, rows_at
 from mixedlm_jax.programs import evaluated, hessian_at, objective_value
 from mixedlm_jax.quadrature import MAX_NODES, quadrature_obstacle
@@ -212,7 +213,8 @@ def quadrature_check(point: Point, n_nodes: int | None = None) -> QuadratureChec
     objective, fine = QuadratureObjective(n_nodes), QuadratureObjective(finer)
     problem = jax.device_put(problem)
     x = np.concatenate(point.params)
-    log_base = float(problem.log_base)
+    # what the objectives leave out of -log L, and the prior that they add to it
+    log_base = float(problem.log_base) - float(log_prior(jax.device_put(point.params), problem))
     here = evaluated(objective, problem, begin(x, point.u, np.eye(len(x))))
     return QuadratureCheck(
         nodes=(n_nodes, finer),
