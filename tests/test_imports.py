@@ -139,6 +139,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "pooling",
         "variance_tests",
     ),
+    "predicting": ("predictive", "predictions"),
     "face": ("summarise", "model", "modular", "api", "functional", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
