@@ -71,10 +71,13 @@ def _lanes(model: Fitted, row: np.ndarray, level: np.ndarray, real: np.ndarray) 
     )
 
 
-def leave_out_groups(model: Fitted, most: int) -> CheckedResponses:
-    """The model's own response without each group of its first factor, or each of `most` lots."""
+def leave_out_groups(model: Fitted, most: int, place: int = 0) -> CheckedResponses:
+    """The model's own response without each group of a factor, or each of `most` lots.
+
+    place: of the factor in the design.
+    """
     full = padded(model.design)
-    factor = model.design.factors[0]
+    factor = model.design.factors[place]
     lot = np.arange(factor.n_levels) * min(most, factor.n_levels) // factor.n_levels
     of_row = np.pad(lot[factor.levels], (0, len(full.y) - len(factor.levels)), constant_values=-1)
     out = of_row[None, :] == np.arange(lot[-1] + 1)[:, None]

@@ -140,6 +140,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "variance_tests",
     ),
     "predicting": ("predictive", "predictions"),
+    "judging": ("explained", "collinearity", "simulated_residuals", "influence"),
     "face": ("summarise", "model", "modular", "api", "functional", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
