@@ -32,6 +32,7 @@ from mixedlm_jax.api import (
     powerSim,
     simulate_formula,
 )
+from mixedlm_jax.collinearity import vif
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.datasets import (
     load_bacteria,
@@ -58,10 +59,13 @@ from mixedlm_jax.errors import (
     SingularFitWarning,
     StoreWarning,
 )
+from mixedlm_jax.explained import icc, r2_nakagawa
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.hypotheses import linear_hypothesis
+from mixedlm_jax.influence import influence
 from mixedlm_jax.model import GlmerResult
 from mixedlm_jax.modular import glFormula, mkGlmerDevfun, mkGlmerMod, optimizeGlmer
+from mixedlm_jax.simulated_residuals import simulate_residuals
 from mixedlm_jax.variance_tests import test_random
 
 __version__ = "0.1.0"
@@ -96,6 +100,8 @@ __all__ = [
     "glm",
     "glmer",
     "glmer_nb",
+    "icc",
+    "influence",
     "linear_hypothesis",
     "load_bacteria",
     "load_cake",
@@ -115,6 +121,9 @@ __all__ = [
     "powerCurve",
     "powerSim",
     "priors",
+    "r2_nakagawa",
     "simulate_formula",
+    "simulate_residuals",
     "test_random",
+    "vif",
 ]

@@ -168,6 +168,7 @@ class Labels:
         *,
         allow_new_levels: bool = False,
         factors: Iterable[int] | None = None,
+        ungrouped: bool = False,
     ) -> NewRows:
         """The rows of another frame as arrays, with the coding and the transforms of the fit.
 
@@ -179,6 +180,8 @@ class Labels:
             Give unseen levels of a grouping factor the code -1 instead of raising.
         factors
             Indices of the grouping factors to build; all by default.
+        ungrouped
+            The frame needs no columns of grouping factors, and its rows belong to no level.
 
         Raises
         ------
@@ -188,7 +191,13 @@ class Labels:
             Where the model's offset was an array, which new rows do not have.
         """
         wanted = range(len(self.factors)) if factors is None else tuple(factors)
-        return replay(self.recipe, Table(newdata, "newdata"), tuple(wanted), allow_new_levels)
+        return replay(
+            self.recipe,
+            Table(newdata, "newdata"),
+            tuple(wanted),
+            allow_new_levels,
+            ungrouped=ungrouped,
+        )
 
     def condition_on(self, re_form: str | None) -> tuple[np.ndarray, ...]:
         """Which random effects a prediction with this `re_form` uses.

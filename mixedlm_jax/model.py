@@ -13,21 +13,16 @@ import pandas as pd
 from mixedlm_jax.all_fit import fit_by_all
 from mixedlm_jax.call import Call
 from mixedlm_jax.comparison import drop_terms
-from mixedlm_jax.dispersion import (
-    natural_at_rows,
-)
 from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWarning, warn
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.getme import get_me
 from mixedlm_jax.intervals import intervals, profile_table
 from mixedlm_jax.many import refit_lanes
-from mixedlm_jax.means import on_scale
 from mixedlm_jax.model_frame import model_frame
 from mixedlm_jax.new_response import with_response
-from mixedlm_jax.predict import check_scale, linear_predictor, spread
+from mixedlm_jax.predictions import predict_rows
 from mixedlm_jax.ranef import RanEf, check_cond_var, coefficients, mode_frames
-from mixedlm_jax.recipe import NewRows
 from mixedlm_jax.report import Summary
 from mixedlm_jax.robust import robust_covariance
 from mixedlm_jax.scenario import simulate_model
@@ -464,7 +459,12 @@ class GlmerResult(Fitted):
         type: str = "response",
         re_form: str | None = None,
         allow_new_levels: bool = False,
-    ) -> np.ndarray:
+        *,
+        se_fit: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+        seed: int | None = None,
+    ) -> Any:
         """Predictions, one value per row of the frame; nan where a value is missing.
 
         Parameters
@@ -477,38 +477,61 @@ class GlmerResult(Fitted):
         re_form
             Which random effects to condition on: all (None), none ("~0" or "NA": the typical
             group, b = 0, which is not the average over groups), or some of the model's terms
-            such as "~(1 | g)".
+            such as "~(1 | g)". "marginal" averages over the groups: the random effects are
+            integrated out, and newdata needs no columns of groups.
         allow_new_levels
-            Predict for levels the model was not fitted with, at b = 0.
+            Predict for levels the model was not fitted with, at b = 0; their prior variance enters
+            the standard errors.
+        se_fit
+            Add a column `se.fit`, glmmTMB's: the uncertainty of the parameters and of the random
+            effects conditioned on, jointly; by the delta method where type is not "link".
+            Covariance parameters on their boundary count as known.
+        interval
+            "confidence": columns `lower` and `upper`, Wald's on the scale of the linear predictor,
+            then transformed. "prediction": limits for a new response (a share of the trials, where
+            there are any) by 4000 draws of parameters, random effects and response; precision
+            weights of new rows are 1.
+        level, seed
+            Probability of the interval, and what decides the draws.
+
+        Returns
+        -------
+        numpy.ndarray or pandas.DataFrame
+            A frame with the column `fit` and the frame's index where se_fit or interval ask for
+            more than the predictions.
 
         Raises
         ------
         ArgumentError
-            For another `type`, or a `re_form` that is no subset of the model's terms.
+            For another `type`, `interval` or `level`, a `re_form` that is no subset of the model's
+            terms, and for standard errors of what depends on more than the linear predictor.
         DataError
-            For newdata without a column that is needed, or with an unseen level.
-        """
-        check_scale(type)
-        used = self.labels.condition_on(re_form)
-        wanted = [i for i, columns in enumerate(used) if np.any(columns)]
-        rows = self._own_rows(wanted)
-        if newdata is not None:
-            rows = self.labels.rebuild(newdata, allow_new_levels=allow_new_levels, factors=wanted)
-        b = [self.fit.b[i] * used[i][:, None] for i in wanted]
-        eta = linear_predictor(rows.X, self.fit.beta, rows.offset, rows.Z, rows.levels, b)
-        shapes = natural_at_rows(self.family, rows.parts, self.fit.phi)
-        return spread(on_scale(self.family, eta, shapes, type), rows.complete)
+            For newdata without a column that is needed, or with an unseen level; for intervals
+            that leave the domain of a restricted link.
 
-    def _own_rows(self, wanted: Sequence[int]) -> NewRows:
-        factors = [self.design.factors[i] for i in wanted]
-        return NewRows(
-            X=self.design.X,
-            Z=tuple(factor.Z for factor in factors),
-            levels=tuple(factor.levels for factor in factors),
-            offset=self.design.offset,
-            complete=self.labels.kept,
-            index=self.labels.index,
-            parts=self.design.parts,
+        Examples
+        --------
+        >>> model = mlm.glmer(
+        ...     "incidence / size ~ period + (1 | herd)", mlm.load_cbpp(), "binomial"
+        ... )
+        >>> new = model.call.data.head(2)
+        >>> print(model.predict(new, se_fit=True, interval="confidence").round(3))
+             fit  se.fit  lower  upper
+        0  0.308   0.081  0.175  0.483
+        1  0.142   0.052  0.066  0.277
+        >>> print(model.predict(new, re_form="marginal").round(3))
+        [0.216 0.097]
+        """
+        return predict_rows(
+            self,
+            newdata,
+            type,
+            re_form,
+            allow_new_levels,
+            se_fit=se_fit,
+            interval=interval,
+            level=level,
+            seed=seed,
         )
 
     # Printing.

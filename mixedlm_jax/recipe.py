@@ -95,9 +95,14 @@ class Recipe:
 
 
 def replay(
-    recipe: Recipe, table: Table, wanted: tuple[int, ...], allow_new_levels: bool
+    recipe: Recipe,
+    table: Table,
+    wanted: tuple[int, ...],
+    allow_new_levels: bool,
+    *,
+    ungrouped: bool = False,
 ) -> NewRows:
-    """Replay a recipe on new rows."""
+    """Replay a recipe on new rows; `ungrouped` ones belong to no level, all of theirs are -1."""
     if recipe.offset_argument == "":
         raise ArgumentError(
             "the model's offset= was an array, which newdata does not have: put it into a "
@@ -108,7 +113,7 @@ def replay(
     codings += [coding for i in wanted for _, coding in recipe.effects[i]]
     groups = {
         node: evaluation.variable(node, GROUPING).as_category()
-        for i in wanted
+        for i in (() if ungrouped else wanted)
         for node in recipe.effects[i][0][0].group
     }
     coded = {node: c for coding in codings for node, c in coding.variables().items()}
@@ -124,7 +129,10 @@ def replay(
     return NewRows(
         X=_matrix(recipe.fixed, recipe.kept, values, n),
         Z=tuple(covariates(recipe.effects[i], values, n) for i in wanted),
-        levels=tuple(_locate(recipe, i, groups, allow_new_levels) for i in wanted),
+        levels=tuple(
+            np.full(n, -1, np.int32) if ungrouped else _locate(recipe, i, groups, allow_new_levels)
+            for i in wanted
+        ),
         offset=total_offset(recipe.offsets, values, None if added is None else added[complete], n),
         complete=complete,
         index=table.index,

@@ -71,15 +71,15 @@ def _lanes(model: Fitted, row: np.ndarray, level: np.ndarray, real: np.ndarray) 
     )
 
 
-def leave_out_groups(model: Fitted, most: int) -> CheckedResponses:
-    """The model's own response without each group of its first factor, or each of `most` lots.
+def leave_out_groups(model: Fitted, most: int, place: int = 0) -> CheckedResponses:
+    """The model's own response without each group of a factor, or each of `most` lots.
 
-    Without each row, or lot of rows, where there are no groups.
+    place: of the factor in the design. Without each row, or lot of rows, where there are no groups.
     """
     design = model.design
     group, count = np.arange(len(design.y)), len(design.y)
     if design.factors:
-        group, count = design.factors[0].levels, design.factors[0].n_levels
+        group, count = design.factors[place].levels, design.factors[place].n_levels
     lots = min(most, count)
     lot = np.arange(count) * lots // count
     out = lot[group] == np.arange(lots)[:, None]

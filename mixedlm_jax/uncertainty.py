@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from mixedlm_jax.inference import (
     parameter_covariance,
     point_of,
     quadrature_check,
+    row_uncertainty,
     second_order_correction,
     standard_errors,
     with_known_boundary,
@@ -58,6 +60,116 @@ def conditional_variances(
             np.moveaxis(np.array(part), -1, 0)[: factor.n_levels]
             for part, factor in zip(found, design.factors, strict=True)
         )
+
+
+@dataclass(frozen=True)
+class PredictorUncertainty:
+    """Uncertainty of the linear predictor of rows: own + J V J', J = d eta / d (theta, beta, phi).
+
+    own: of the random effects given the parameters (n,). slope: J (n, d). covariance: V (d, d), phi
+    unconstrained; parameters on their boundary count as known, with 0.
+    """
+
+    own: np.ndarray
+    slope: np.ndarray
+    covariance: np.ndarray
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Of the linear predictor (n,)."""
+        return self.own + np.sum((self.slope @ self.covariance) * self.slope, axis=1)
+
+
+def predictor_uncertainty(
+    design: Design,
+    family: Family,
+    fit: Fit,
+    X: np.ndarray,
+    Z: Sequence[np.ndarray],
+    levels: Sequence[np.ndarray],
+    parts: Mapping[str, np.ndarray],
+) -> PredictorUncertainty:
+    """Uncertainty of x'beta + z'b of other rows, with that of the conditional modes.
+
+    X (m, p), Z per factor (k, m) with zeros for effects that are left out, levels (m,) with -1 for
+    a level that the model does not know: its prior variance counts in its place. parts: as in
+    `Design`.
+    """
+    known = [level >= 0 for level in levels]
+    with _engine(design, family, fit) as at:
+        covariance = with_known_boundary(np.asarray(at.covariance))
+    q, n = len(fit.theta), len(design.y)
+    new = [
+        np.sum((scale.T @ np.where(there, 0.0, rows)) ** 2, axis=0)
+        for scale, rows, there in zip(fit.factors, Z, known, strict=True)
+    ]
+    own = np.sum(new, axis=0) if new else np.zeros(len(X))
+    covariates = [np.where(there, rows, 0.0) for rows, there in zip(Z, known, strict=True)]
+    if not any(np.any(rows) for rows in covariates):
+        slope = np.zeros((len(X), len(covariance)))
+        slope[:, q : q + len(fit.beta)] = X
+        return PredictorUncertainty(own, slope, covariance)
+    extended, first = design, 0
+    if not _own_rows(design, X, levels):
+        extended, first = _extended(design, X, Z, levels, parts), n
+    with _engine(extended, family, fit) as at:
+        size = at.problem.X.shape[0]
+        filled = tuple(
+            np.pad(rows, ((0, 0), (first, size - first - len(X)))) for rows in covariates
+        )
+        given, slope = row_uncertainty(at.params, at.problem, at.u, filled)
+    rows = slice(first, first + len(X))
+    return PredictorUncertainty(own + np.asarray(given)[rows], np.asarray(slope)[rows], covariance)
+
+
+def _own_rows(design: Design, X: np.ndarray, levels: Sequence[np.ndarray]) -> bool:
+    """Whether rows to predict for are those of the design."""
+    return X is design.X and all(
+        level is factor.levels for level, factor in zip(levels, design.factors, strict=True)
+    )
+
+
+def _extended(
+    design: Design,
+    X: np.ndarray,
+    Z: Sequence[np.ndarray],
+    levels: Sequence[np.ndarray],
+    parts: Mapping[str, np.ndarray],
+) -> Design:
+    """The design with rows of weight 0 below its own, so that H^-1 is selected for them too.
+
+    What a row does not say of its levels it takes from a row of the design that shares the first of
+    those it does say, so that nested factors stay nested.
+    """
+    template = np.zeros(len(X), int)
+    for level, factor in reversed(list(zip(levels, design.factors, strict=True))):
+        _, first = np.unique(factor.levels, return_index=True)
+        place = np.zeros(factor.n_levels, int)
+        place[factor.levels[first]] = first
+        template = np.where(level >= 0, place[level], template)
+
+    def below(values: np.ndarray, more: np.ndarray | None = None) -> np.ndarray:
+        return np.concatenate([values, values[template] if more is None else more])
+
+    return replace(
+        design,
+        y=below(design.y),
+        trials=below(design.trials),
+        weights=below(design.weights, np.zeros(len(X))),
+        offset=below(design.offset),
+        X=below(design.X, X),
+        factors=tuple(
+            replace(
+                factor,
+                levels=below(
+                    factor.levels, np.where(level >= 0, level, factor.levels[template])
+                ).astype(factor.levels.dtype),
+                Z=np.concatenate([factor.Z, rows], axis=1),
+            )
+            for factor, rows, level in zip(design.factors, Z, levels, strict=True)
+        ),
+        parts={name: below(own, parts[name]) for name, own in design.parts.items()},
+    )
 
 
 def component_errors(design: Design, family: Family, fit: Fit) -> np.ndarray:

@@ -147,6 +147,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "robust",
         "all_fit",
     ),
+    "predicting": ("predictive", "predictions"),
+    "judging": ("explained", "collinearity", "simulated_residuals", "influence"),
     "face": ("summarise", "model", "modular", "api", "functional", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))

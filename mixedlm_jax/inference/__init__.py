@@ -13,6 +13,7 @@ from mixedlm_jax.inference.conditional import (
     conditional_covariance,
     joint_leverages,
     parameter_covariance,
+    row_uncertainty,
 )
 from mixedlm_jax.inference.covariance import correlation, standard_errors
 from mixedlm_jax.inference.laplace_check import (
@@ -58,6 +59,7 @@ __all__ = [
     "parameter_covariance",
     "point_of",
     "quadrature_check",
+    "row_uncertainty",
     "sandwich",
     "second_order_correction",
     "standard_errors",

@@ -54,6 +54,12 @@ def parameter_covariance(params: Params, problem: Problem, u: Effects, covarianc
     covariance: of theta, beta and the unconstrained phi (d, d). Returns per grouping factor
     (k, k, levels), on the scale of eta.
     """
+    slopes = _mode_slopes(params, problem, u)
+    return tuple(jnp.einsum("dil,de,ejl->ijl", part, covariance, part) for part in slopes)
+
+
+def _mode_slopes(params: Params, problem: Problem, u: Effects) -> tuple[Array, ...]:
+    """d b_hat / d psi, the total derivative, per grouping factor (d, k, levels)."""
 
     def modes(flat):
         point = problem.split(flat)
@@ -63,8 +69,33 @@ def parameter_covariance(params: Params, problem: Problem, u: Effects, covarianc
 
     flat = params.flat
     _, push = jax.linearize(modes, flat)
-    slopes = jax.lax.map(push, jnp.eye(len(flat), dtype=flat.dtype))  # (d, k, levels) each
-    return tuple(jnp.einsum("dil,de,ejl->ijl", part, covariance, part) for part in slopes)
+    return jax.lax.map(push, jnp.eye(len(flat), dtype=flat.dtype))
+
+
+@program()
+def row_uncertainty(params: Params, problem: Problem, u: Effects, Z: Rows) -> tuple[Array, Array]:
+    """Uncertainty of the predictor of each row, its covariates by factor Z (k, n) in place of Z.
+
+    Var(x'beta + z'b) = z' Lambda H^-1 Lambda' z + J V J',   J = d (x'beta + z'b_hat) / d psi
+
+    What the random effects have given the parameters, and what the parameters add to it. Rows of
+    weight 0 are predicted for too: their levels stand in the pattern of H^-1 like all others.
+    Returns the first part (n,), and J (n, d).
+    """
+    plan = problem.plan
+    z, eta = rows_at(problem, params, u)
+    factor = factorize(plan, assemble(plan, z, determinant_weights(problem, eta, params.phi)))
+    factors = covariance_factors(problem, params)
+    wanted = tuple(
+        jnp.sum(scale[:, :, None] * rows[:, None, :], axis=0)
+        for scale, rows in zip(factors, Z, strict=True)
+    )
+    own = leverages(wanted, row_products(plan, selected_inverse(plan, factor), wanted))
+    q, p = params.theta.shape[0], params.beta.shape[0]
+    slope = jnp.zeros((len(eta), len(params.flat)), eta.dtype).at[:, q : q + p].set(problem.X)
+    for rows, level, part in zip(Z, plan.levels, _mode_slopes(params, problem, u), strict=True):
+        slope += jnp.sum(rows[None, :, :] * part[:, :, level], axis=1).T
+    return own, slope
 
 
 @program()
