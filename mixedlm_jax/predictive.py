@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
-from mixedlm_jax.buckets import filled_rows
+from mixedlm_jax.buckets import filled_rows, row_bucket
 from mixedlm_jax.compiled import program
 from mixedlm_jax.dispersion import Matrices, at_rows, coordinates, matrices_of
 from mixedlm_jax.errors import DataError
@@ -85,20 +85,25 @@ def draw_predicted(
     """`DRAWS` responses of each row (DRAWS, m); see `response_limits`."""
     values, vectors = np.linalg.eigh(found.covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
+    size = row_bucket(len(eta))
+
+    def filled(rows: np.ndarray) -> np.ndarray:
+        return filled_rows(rows.T, size).T
+
     with jax.enable_x64(True):
-        matrices = matrices_of(family, {k: filled_rows(part.T).T for k, part in parts.items()})
+        matrices = matrices_of(family, {name: filled(part) for name, part in parts.items()})
         key = np.asarray(jax.random.key_data(jax.random.key(seed)))
         y = _draw(
             family,
             key,
-            filled_rows(eta),
-            filled_rows(np.sqrt(np.maximum(found.own, 0.0))),
-            filled_rows((found.slope @ root).T).T,
+            filled(eta),
+            filled(np.sqrt(np.maximum(found.own, 0.0))),
+            filled(found.slope @ root),
             root[len(root) - len(phi) :],
             np.asarray(coordinates(family, matrices, np.asarray(phi, float))),
             matrices,
-            filled_rows(trials),
-            filled_rows(precision),
+            filled(trials),
+            filled(precision),
         )
         return np.array(y)[:, : len(eta)]
 
