@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 
 CBPP = "incidence / size ~ period + (1 | herd)"
-VERBAGG = "r2 ~ Anger + Gender + btype + situ + (1 | id) + (1 | item)"
+VERBAGG = "y ~ Anger + Gender + btype + situ + (1 | id) + (1 | item)"
 GENES = "~ treated + offset(log_depth) + (1 | donor)"
 SAMPLE = 50  # lanes that a rival fits
 SINGLE = 500  # lanes of cbpp that are fitted one by one
@@ -260,7 +260,7 @@ def verbagg(quick: bool, repeats: int) -> list[Row]:
     values, loop = glmm_loop(
         theirs,
         VERBAGG,
-        lambda y: {"r2": y},
+        lambda y: {"y": y},
         Y[:, :sample],
         {"beta": list(model.fit.beta), "theta": list(model.fit.theta)},
         "hessian",

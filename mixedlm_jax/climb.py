@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 import numpy as np
@@ -54,13 +55,13 @@ class Outcome:
     optimizer: str = "bfgs"
     reason: str = "the default"
 
-    @property
+    @cached_property
     def finite(self) -> bool:
         """Whether value, gradient and Hessian are all finite."""
         parts = (self.search.value, self.search.gradient, self.hessian)
         return all(bool(np.all(np.isfinite(part))) for part in parts)
 
-    @property
+    @cached_property
     def boundary(self) -> np.ndarray:
         """Which searched parameters belong to a random-effects term on its boundary (d,)."""
         boundary = np.zeros(len(self.search.x), bool)
@@ -69,7 +70,7 @@ class Outcome:
             boundary[where] = np.any(columns)
         return boundary
 
-    @property
+    @cached_property
     def limit(self) -> np.ndarray:
         """Which searched parameters are dispersion parameters at their limit (d,)."""
         limit = np.zeros(len(self.search.x), bool)
