@@ -32,7 +32,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from large import bernoulli, environment, peak_memory, pinned
+from compare import environment, pinned
+from engines import peak_memory
+from work import bernoulli
 
 TOLERANCE = 0.1  # log-likelihood units
 FORMULA = "y ~ x + (1 | subject) + (1 | item)"

@@ -124,7 +124,7 @@ def _simulated(seed: int, simulate: Simulate) -> Callable[[Path], Frame]:
     return lambda _: simulate(np.random.default_rng(seed))
 
 
-def _bernoulli(rng: np.random.Generator, eta: np.ndarray) -> np.ndarray:
+def bernoulli(rng: np.random.Generator, eta: np.ndarray) -> np.ndarray:
     return (rng.random(eta.size) < 1 / (1 + np.exp(-eta))).astype(np.int64)
 
 
@@ -136,7 +136,7 @@ def _single(n: int) -> Simulate:
         g = rng.integers(groups, size=n)
         x1, x2, x3 = rng.normal(size=(3, n))
         eta = -0.5 + 0.4 * x1 - 0.3 * x2 + 0.2 * x3 + 0.8 * rng.normal(size=groups)[g]
-        return Frame({"y": _bernoulli(rng, eta), "x1": x1, "x2": x2, "x3": x3, "g": g})
+        return Frame({"y": bernoulli(rng, eta), "x1": x1, "x2": x2, "x3": x3, "g": g})
 
     return simulate
 
@@ -156,7 +156,7 @@ def _nested(rng: np.random.Generator) -> Frame:
         + 0.8 * rng.normal(size=regions * schools * rooms)[room]
     )
     return Frame(
-        {"y": _bernoulli(rng, eta), "x": x, "region": region, "school": school, "room": room}
+        {"y": bernoulli(rng, eta), "x": x, "region": region, "school": school, "room": room}
     )
 
 
@@ -169,7 +169,7 @@ def _crossed(subjects: int, items: int) -> Simulate:
         x = rng.normal(size=n)
         own, asked = rng.normal(size=subjects), 0.7 * rng.normal(size=items)
         eta = 0.3 + 0.5 * x + own[subject] + asked[item]
-        return Frame({"y": _bernoulli(rng, eta), "x": x, "subject": subject, "item": item})
+        return Frame({"y": bernoulli(rng, eta), "x": x, "subject": subject, "item": item})
 
     return simulate
 
@@ -181,7 +181,7 @@ def _wide(rng: np.random.Generator) -> Frame:
     g = rng.integers(groups, size=n)
     eta = X @ (0.2 * rng.normal(size=p)) + 0.8 * rng.normal(size=groups)[g]
     frame = Frame(X, columns=[f"x{j}" for j in range(p)])
-    return frame.assign(g=g, y=_bernoulli(rng, eta))
+    return frame.assign(g=g, y=bernoulli(rng, eta))
 
 
 def _unbalanced(rng: np.random.Generator) -> Frame:
