@@ -99,7 +99,7 @@ class DevianceFunction:
     ...     devFunOnly=True)
     >>> at = [0.6, -1.4, -1.0, -1.1, -1.6]
     >>> print(devfun.names[0], round(devfun(at), 4), devfun.gradient(at).round(3)[:2])
-    herd.(Intercept) 184.0927 [-0.889  0.054]
+    herd.(Intercept) 184.1278 [-2.985 -0.324]
     """
 
     parsed: GlFormula
