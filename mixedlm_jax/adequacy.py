@@ -48,13 +48,13 @@ class OverdispersionCheck:
     p_value: float
 
     @classmethod
-    def of(cls, found: Pearson, *, instead: str) -> OverdispersionCheck:
-        """The verdict on Pearson's statistic; instead: what to fit where it is too large."""
+    def of(cls, found: Pearson, *, advice: str) -> OverdispersionCheck:
+        """The verdict on Pearson's statistic; advice: what follows where it is too large."""
         special = importlib.import_module("scipy.special")  # slow to import, rarely needed
         p_value = float(special.chdtrc(found.df, found.statistic))
         if p_value < LEVEL:
             verdict = f"overdispersed: the variance is {found.ratio:.2f} times the family's; "
-            verdict += f"standard errors are too small: try {instead}"
+            verdict += advice
         elif p_value > 1.0 - LEVEL:
             verdict = f"no overdispersion: the variance is {found.ratio:.2f} times the family's, "
             verdict += "less than it should be"
@@ -160,11 +160,20 @@ def overdispersion(design: Design, family: Family, fit: Fit) -> OverdispersionCh
             "responses of 0 and 1 cannot be overdispersed: their mean fixes their variance; "
             "check_overdispersion needs counts, or successes out of several trials"
         )
-    if family.takes_trials:
-        instead = "families.BetaBinomial(), a QuasiFamily, or a random intercept for each row"
+    return OverdispersionCheck.of(pearson(design, family, fit), advice=_advice(family))
+
+
+def _advice(family: Family) -> str:
+    """What follows from overdispersion, and what to fit."""
+    if family.is_quasi:
+        return "standard errors of the fixed effects are multiplied by its square root"
+    given = [name for name in family.parameters if name != ZERO]
+    if given:
+        instead = f"leaving out {', '.join(given)}, to have it estimated"
     else:
-        instead = "families.NegativeBinomial(), a QuasiFamily, or a random intercept for each row"
-    return OverdispersionCheck.of(pearson(design, family, fit), instead=instead)
+        more = "families.BetaBinomial()" if family.takes_trials else "families.NegativeBinomial()"
+        instead = f"{more}, a QuasiFamily, or a random intercept for each row"
+    return f"standard errors are too small: try {instead}"
 
 
 def zero_inflation(design: Design, family: Family, fit: Fit) -> ZeroInflationCheck:

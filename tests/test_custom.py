@@ -285,9 +285,12 @@ def test_quasi_poisson_is_poisson():
     assert ours.family.link.name == "log"
     np.testing.assert_allclose(ours.beta, plain.beta, atol=1e-6)
     np.testing.assert_allclose(ours.theta, plain.theta, atol=1e-6)
-    check = mlm.check_overdispersion(plain)
+    check, again = mlm.check_overdispersion(plain), mlm.check_overdispersion(ours)
     assert ours.dispersion["phi"] == pytest.approx(check.ratio, rel=1e-6)
-    assert mlm.check_overdispersion(ours).ratio == pytest.approx(check.ratio, rel=1e-6)
+    assert again.ratio == pytest.approx(check.ratio, rel=1e-6)
+    # what is too small in the one is scaled in the other
+    assert "standard errors are too small: try families.NegativeBinomial()" in check.verdict
+    assert "standard errors of the fixed effects are multiplied" in again.verdict
 
 
 # variance, link, responses, trials, means; and the quasi-likelihood up to a function of y
