@@ -485,7 +485,8 @@ class GlmerResult(Fitted):
         se_fit
             Add a column `se.fit`, glmmTMB's: the uncertainty of the parameters and of the random
             effects conditioned on, jointly; by the delta method where type is not "link".
-            Covariance parameters on their boundary count as known.
+            Covariance parameters on their boundary count as known. Where crossed factors leave a
+            Schur complement too large to be formed, each row costs a solution: give few rows.
         interval
             "confidence": columns `lower` and `upper`, Wald's on the scale of the linear predictor,
             then transformed. "prediction": limits for a new response (a share of the trials, where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import fitted
@@ -12,6 +13,9 @@ import pytest
 import records
 
 import mixedlm_jax as mlm
+from mixedlm_jax import plan, uncertainty
+from mixedlm_jax.inference import row_uncertainty
+from mixedlm_jax.plan import Crossing
 
 REFERENCE = {
     model["id"]: model
@@ -62,6 +66,25 @@ def test_levels_that_never_met():
     mixed = data.iloc[:12].assign(**{name: data[name].to_numpy()[::-1][:12]})
     found = fitted.recorded("grouseticks_three").predict(mixed, type="link", se_fit=True)
     agrees(found, reference["mixed"])
+
+
+def test_a_corner_that_is_not_formed_is_solved_for(monkeypatch):
+    model = fitted.recorded("grouseticks_three")
+    data = records.frame(records.MODELS["grouseticks_three"])
+    mixed = data.iloc[:12].assign(LOCATION=data["LOCATION"].to_numpy()[::-1][:12])
+    expected = model.predict(mixed, type="link", se_fit=True)
+    unformed = []
+
+    def observed(params, problem, *arguments):
+        unformed.append(problem.plan.unformed is not None)
+        return row_uncertainty(params, problem, *arguments)
+
+    monkeypatch.setattr(uncertainty, "row_uncertainty", observed)
+    monkeypatch.setattr(plan, "_DENSE_WORK", 1e12)  # else it is formed, as that is less work
+    other = replace(model, fit=replace(model.fit, crossing=Crossing(max_columns=0)))
+    found = other.predict(mixed, type="link", se_fit=True)
+    assert unformed == [True]
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
 
 
 def test_part_of_the_random_effects_has_its_own_uncertainty():

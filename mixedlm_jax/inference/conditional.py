@@ -17,6 +17,7 @@ from mixedlm_jax.arrays import Array
 from mixedlm_jax.compiled import program
 from mixedlm_jax.elimination import (
     Effects,
+    Factorization,
     Rows,
     assemble,
     factorize,
@@ -25,8 +26,10 @@ from mixedlm_jax.elimination import (
     predictor,
     row_products,
     selected_inverse,
+    solve,
 )
 from mixedlm_jax.modes import conditional_modes, joint_hessian
+from mixedlm_jax.plan import Plan
 from mixedlm_jax.problem import Params, Problem, covariance_factors, determinant_weights, rows_at
 
 
@@ -73,29 +76,48 @@ def _mode_slopes(params: Params, problem: Problem, u: Effects) -> tuple[Array, .
 
 
 @program()
-def row_uncertainty(params: Params, problem: Problem, u: Effects, Z: Rows) -> tuple[Array, Array]:
+def row_uncertainty(
+    params: Params, problem: Problem, u: Effects, Z: Rows, rows: Array
+) -> tuple[Array, Array]:
     """Uncertainty of the predictor of each row, its covariates by factor Z (k, n) in place of Z.
 
     Var(x'beta + z'b) = z' Lambda H^-1 Lambda' z + J V J',   J = d (x'beta + z'b_hat) / d psi
 
     What the random effects have given the parameters, and what the parameters add to it. Rows of
     weight 0 are predicted for too: their levels stand in the pattern of H^-1 like all others.
-    Returns the first part (n,), and J (n, d).
+    rows: numbers of those that are wanted (r,), each solved for where S is not formed, as its
+    selected inverse is an estimate. Returns the first part (r,), and J (r, d).
     """
     plan = problem.plan
     z, eta = rows_at(problem, params, u)
     factor = factorize(plan, assemble(plan, z, determinant_weights(problem, eta, params.phi)))
     factors = covariance_factors(problem, params)
     wanted = tuple(
-        jnp.sum(scale[:, :, None] * rows[:, None, :], axis=0)
-        for scale, rows in zip(factors, Z, strict=True)
+        jnp.sum(scale[:, :, None] * part[:, None, :], axis=0)
+        for scale, part in zip(factors, Z, strict=True)
     )
-    own = leverages(wanted, row_products(plan, selected_inverse(plan, factor), wanted))
+    if plan.unformed is None:
+        own = leverages(wanted, row_products(plan, selected_inverse(plan, factor), wanted))[rows]
+    else:
+        own = jax.lax.map(lambda row: _solved(plan, factor, wanted, row), rows)
     q, p = params.theta.shape[0], params.beta.shape[0]
-    slope = jnp.zeros((len(eta), len(params.flat)), eta.dtype).at[:, q : q + p].set(problem.X)
-    for rows, level, part in zip(Z, plan.levels, _mode_slopes(params, problem, u), strict=True):
-        slope += jnp.sum(rows[None, :, :] * part[:, :, level], axis=1).T
+    slope = jnp.zeros((len(rows), len(params.flat)), eta.dtype)
+    slope = slope.at[:, q : q + p].set(problem.X[rows])
+    for covariates, level, moved in zip(
+        Z, plan.levels, _mode_slopes(params, problem, u), strict=True
+    ):
+        slope += jnp.sum(covariates[None, :, rows] * moved[:, :, level[rows]], axis=1).T
     return own, slope
+
+
+def _solved(plan: Plan, factor: Factorization, z: Rows, row: Array) -> Array:
+    """z_i' H^-1 z_i of one row, by solving for it."""
+    rhs = tuple(
+        jnp.zeros((len(part), size), part.dtype).at[:, level[row]].set(part[:, row])
+        for part, level, size in zip(z, plan.levels, plan.n_levels, strict=True)
+    )
+    found = solve(plan, factor, rhs)
+    return sum(jnp.sum(a * b) for a, b in zip(rhs, found, strict=True))
 
 
 @program()
