@@ -41,10 +41,9 @@ AXIS = "lanes"
 _CALL_ROWS = 2**15
 _MOST_LANES = 256
 # Rows x lanes that a core works on at a time, and rows x lanes x parameters of a Hessian: what its
-# cache holds. Few lanes would leave its vector units idle.
+# cache holds.
 _STEP_ROWS = 2**12
 _HESSIAN_ROWS = 2**14
-_FEWEST_LANES = 8
 # What an accelerator takes in place of a core: it needs that many rows to be busy.
 _ACCELERATOR = 2**8
 
@@ -129,8 +128,7 @@ def width_of(objective: Objective, problem: Problem) -> int:
 def _at_once(rows: int, lanes: int, capacity: int) -> int:
     """How many of the lanes of a call are worked on at a time; divides them."""
     more = _capacity()
-    own = _power_of_two(more * capacity // rows, more * _MOST_LANES)
-    return min(max(own, _FEWEST_LANES), lanes)
+    return min(_power_of_two(more * capacity // rows, more * _MOST_LANES), lanes)
 
 
 def _power_of_two(size: int, most: int) -> int:
