@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from mixedlm_jax.buckets import filled_rows, padded
+from mixedlm_jax.buckets import filled_rows, padded, row_bucket
 from mixedlm_jax.design import Design
 from mixedlm_jax.dispersion import DISPERSION
 from mixedlm_jax.families import Family
@@ -117,7 +117,7 @@ def predictor_uncertainty(
         filled = tuple(
             np.pad(rows, ((0, 0), (first, size - first - len(X)))) for rows in covariates
         )
-        rows = filled_rows(np.arange(first, first + len(X)))
+        rows = filled_rows(np.arange(first, first + len(X)), row_bucket(len(X)))
         given, slope = row_uncertainty(at.params, at.problem, at.u, filled, rows)
     own = own + np.asarray(given)[: len(X)]
     return PredictorUncertainty(own, np.asarray(slope)[: len(X)], covariance)
