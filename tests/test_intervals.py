@@ -17,6 +17,7 @@ from inference_records import INFERENCE
 import mixedlm_jax as mlm
 from mixedlm_jax.inference import Curve, Quantity, Survey, point_of
 from mixedlm_jax.objective import LaplaceObjective
+from mixedlm_jax.programs import objective_value
 
 DOCUMENT = json.loads((records.FOLDER / "inference.json").read_text("utf-8"))
 # Parameters in glmmTMB's order: fixed effects, then its theta.
@@ -107,7 +108,8 @@ def test_a_standard_deviation_of_zero_is_reached():
         objective = LaplaceObjective()
 
         def value(beta, sd):
-            return float(objective.value(point.problem, np.array([sd, beta]), point.u))
+            x = np.array([sd, beta])
+            return float(objective_value(objective, point.problem, x, point.u))
 
         grid = np.linspace(model.beta[0] - 0.05, model.beta[0] + 0.05, 401)
         best = min(value(beta, upper) for beta in grid)
