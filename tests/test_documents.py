@@ -9,6 +9,7 @@ import io
 import pkgutil
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,8 @@ def test_readme_links():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
-def test_examples_run(path, capsys):
+def test_examples_run(path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(path)])  # not the arguments of this run
     runpy.run_path(str(path), run_name="__main__")
     printed = capsys.readouterr().out
     assert printed
