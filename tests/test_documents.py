@@ -9,6 +9,7 @@ import io
 import pkgutil
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,10 @@ def test_readme_links():
 
 
 @pytest.mark.parametrize("path", EXAMPLES)
-def test_examples_run(path, capsys):
+def test_examples_run(path, capsys, monkeypatch):
     for package in NEEDED.get(path.stem, ()):
         pytest.importorskip(package)
+    monkeypatch.setattr(sys, "argv", [str(path)])  # not the arguments of this run
     runpy.run_path(str(path), run_name="__main__")
     printed = capsys.readouterr().out
     assert printed
