@@ -320,6 +320,7 @@ def fit_many(
 
     Examples
     --------
+    >>> import numpy as np
     >>> cbpp = mlm.load_cbpp()
     >>> Y = np.column_stack([cbpp["incidence"], cbpp["size"] - cbpp["incidence"]])
     >>> fits = mlm.fit_many("~ period + (1 | herd)", cbpp, Y, "binomial", trials="size")
@@ -398,6 +399,8 @@ def simulate_formula(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import pandas as pd
     >>> frame = pd.DataFrame({"x": np.tile([0.0, 1.0], 30), "g": np.repeat(np.arange(20), 3)})
     >>> formula, beta = "~ x + (1 | g)", [1.0, 0.5]
     >>> y = mlm.simulate_formula(formula, frame, "poisson", beta=beta, theta=[0.3], seed=1)
