@@ -91,6 +91,7 @@ def start(tmp_path, Y, *, name="result", folder="", longer=0.0, address="", rank
     np.save(tmp_path / "Y.npy", Y)
     arguments = [tmp_path / "Y.npy", tmp_path / f"{name}.npz", folder, longer, address, rank]
     root = str(Path(mlm.__file__).parents[1])
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()  # other flags, other last digits
     environment = os.environ | {"PYTHONPATH": root, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, "-c", WORKER, *map(str, arguments)],

@@ -260,7 +260,6 @@ def test_the_only_effect_leaves_a_model_without():
 @pytest.mark.parametrize(
     ("term", "method", "why"),
     [
-        ("(1 | herd)", None, "15 levels is that of a bootstrap"),
         ("(1 | herd)", "score", "one of bootstrap, mixture"),
         ("(1 | farm)", "mixture", "no random effect"),
         ("(period | herd)", "mixture", "no random effect"),

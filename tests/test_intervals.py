@@ -56,7 +56,9 @@ def test_profile_intervals_are_glmmtmbs(name):
     assert np.all(found[np.isnan(expected)] == 0.0)
     known = np.isfinite(expected)
     width = np.repeat(found[:, 1:] - found[:, :1], 2, axis=1)
-    assert np.all(np.abs(found - expected)[known] < 2e-4 * width[known])
+    # its uniroot stops within eps^(1/4) = 1.2e-4 of a parameter, whatever the parameter's unit
+    apart = np.maximum(2e-4 * width, 3e-5)
+    assert np.all(np.abs(found - expected)[known] < apart[known])
 
 
 def test_profile_intervals_are_lme4s_with_slopes_and_sigma():
