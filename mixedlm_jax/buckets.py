@@ -34,10 +34,14 @@ def row_bucket(n: int) -> int:
     return bucket(n, _SMALL_ROWS)
 
 
-def filled_rows(values: np.ndarray) -> np.ndarray:
-    """Values (..., n), n > 0, filled up to a bucket of rows with copies of the first ones."""
-    n = values.shape[-1]
-    return values[..., np.arange(row_bucket(n)) % n]
+def filled_rows(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """A copy of values, n > 0 along the axis, filled up to a bucket with copies of the first ones.
+
+    A bucket of n holds less than 2 n.
+    """
+    n = values.shape[axis]
+    first = (slice(None),) * (axis % values.ndim) + (slice(row_bucket(n) - n),)
+    return np.concatenate([values, values[first]], axis=axis)
 
 
 def padded(design: Design) -> Design:
@@ -50,7 +54,7 @@ def padded(design: Design) -> Design:
         trials=filled_rows(design.trials),
         weights=weights,
         offset=filled_rows(design.offset),
-        X=np.ascontiguousarray(filled_rows(design.X.T).T),
+        X=filled_rows(design.X, axis=0),
         factors=tuple(
             Factor(
                 levels=filled_rows(factor.levels),
@@ -59,7 +63,5 @@ def padded(design: Design) -> Design:
             )
             for factor in design.factors
         ),
-        parts={
-            name: np.ascontiguousarray(filled_rows(part.T).T) for name, part in design.parts.items()
-        },
+        parts={name: filled_rows(part, axis=0) for name, part in design.parts.items()},
     )

@@ -84,7 +84,14 @@ def fit_problem(
     first = first_params(problem, start)
     given, (problem, back) = problem, conditioned(problem)
     first = first._replace(beta=np.linalg.solve(back, first.beta))
-    outcome = search_optimum(objective, jax.device_put(problem), first, control, watch)
+    outcome = search_optimum(
+        objective,
+        jax.device_put(problem),
+        first,
+        control,
+        watch,
+        first_is_given="theta" in (start or {}),
+    )
     if not np.isfinite(outcome.search.value):
         raise FitError(
             "the likelihood is not finite at any point that was tried, by either optimiser; check "
@@ -144,7 +151,7 @@ def conditioned(problem: Problem) -> tuple[Problem, np.ndarray]:
     """
     X = np.asarray(problem.X)
     p = X.shape[1]
-    scale = np.sqrt(np.mean(X**2, axis=0))
+    scale = np.sqrt(np.einsum("ij,ij->j", X, X) / len(X))
     gram = (X.T @ X) / len(X) / np.outer(scale, scale)
     if p == 0 or np.linalg.cond(gram) < _COLLINEAR:
         return problem, np.eye(p)

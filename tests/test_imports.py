@@ -72,6 +72,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "optimize",
         "progress",
         "control",
+        "scoring",
         "start",
         "programs",
         "verdict",
