@@ -42,9 +42,11 @@ def lane_bucket(n: int) -> int:
     return bucket(n, _SMALL_LANES)
 
 
-def filled_rows(values: np.ndarray, size: int) -> np.ndarray:
-    """Values (..., n), n > 0, filled up to `size` rows with copies of the first ones."""
-    return values[..., np.arange(size) % values.shape[-1]]
+def filled_rows(values: np.ndarray, size: int, axis: int = -1) -> np.ndarray:
+    """A copy of values, n > 0 along the axis, filled up to `size` with copies of the first ones."""
+    n, lead = values.shape[axis], (slice(None),) * (axis % values.ndim)
+    copies = [values[(*lead, slice(min(n, size - at)))] for at in range(n, size, n)]
+    return np.concatenate([values, *copies], axis=axis)
 
 
 def padded(design: Design, rows: Callable[[int], int] = row_bucket) -> Design:
@@ -54,8 +56,8 @@ def padded(design: Design, rows: Callable[[int], int] = row_bucket) -> Design:
     """
     size = rows(len(design.y))
 
-    def filled(values: np.ndarray) -> np.ndarray:
-        return filled_rows(values, size)
+    def filled(values: np.ndarray, axis: int = -1) -> np.ndarray:
+        return filled_rows(values, size, axis)
 
     weights = filled(design.weights)
     weights[len(design.y) :] = 0.0
@@ -65,7 +67,7 @@ def padded(design: Design, rows: Callable[[int], int] = row_bucket) -> Design:
         trials=filled(design.trials),
         weights=weights,
         offset=filled(design.offset),
-        X=np.ascontiguousarray(filled(design.X.T).T),
+        X=filled(design.X, axis=0),
         factors=tuple(
             Factor(
                 levels=filled(factor.levels),
@@ -74,5 +76,5 @@ def padded(design: Design, rows: Callable[[int], int] = row_bucket) -> Design:
             )
             for factor in design.factors
         ),
-        parts={name: np.ascontiguousarray(filled(part.T).T) for name, part in design.parts.items()},
+        parts={name: filled(part, axis=0) for name, part in design.parts.items()},
     )

@@ -25,8 +25,7 @@ from mixedlm_jax.verdict import (
     SINGULAR,
     Verdict,
     judge,
-    scaled_factor,
-    singular_columns,
+    scaled_factors,
 )
 
 # A point this near (log-likelihood units) leaves standard errors right to about six digits.
@@ -65,10 +64,15 @@ class Outcome:
     def boundary(self) -> np.ndarray:
         """Which searched parameters belong to a random-effects term on its boundary (d,)."""
         boundary = np.zeros(len(self.search.x), bool)
-        singular = singular_columns(self.problem, self.factors)
-        for where, columns in zip(self.problem.theta_slices, singular, strict=True):
-            boundary[where] = np.any(columns)
+        for where, block in zip(self.problem.theta_slices, self.scaled_factors, strict=True):
+            # random effects that have no variance of their own given the ones before
+            boundary[where] = np.any(np.abs(np.diagonal(block)) < SINGULAR)
         return boundary
+
+    @cached_property
+    def scaled_factors(self) -> list[np.ndarray]:
+        """`verdict.scaled_factors` there."""
+        return scaled_factors(self.problem, self.factors)
 
     @cached_property
     def limit(self) -> np.ndarray:
@@ -120,12 +124,15 @@ def params_of(objective: Objective, outcome: Outcome) -> tuple[Params, Effects]:
     return _params_at(objective, outcome.problem, outcome.search)
 
 
-def first_search(objective: Objective, problem: Problem, first: Params) -> Search:
-    """A search from rough parameters: beta and modes from a joint fit at the first theta."""
-    ready = jax.device_get(prepare(problem, first))
+def first_search(objective: Objective, problem: Problem, first: Params, rounds: int = 0) -> Search:
+    """A search from rough parameters: beta and modes from a joint fit at the first theta.
+
+    rounds: of Fisher scoring that theta is improved by.
+    """
+    ready = jax.device_get(prepare(problem, first, np.asarray(rounds)))
     params, modes = first, ready.modes
-    if all(np.all(np.isfinite(part)) for part in jax.tree.leaves(modes)):
-        params = first._replace(beta=modes.beta)
+    if all(np.all(np.isfinite(part)) for part in jax.tree.leaves((ready.first, modes))):
+        params = first._replace(theta=ready.first, beta=modes.beta)
     else:
         modes = modes._replace(u=zero_effects(problem), beta=first.beta)
     metric = inverse_metric(*objective.metric_blocks(ready.theta, ready.beta, ready.phi))
@@ -199,8 +206,9 @@ def _on_boundary(objective: Objective, outcome: Outcome) -> Outcome:
     problem, search = outcome.problem, outcome.search
     params, _ = params_of(objective, outcome)
     theta = np.array(params.theta)
-    for term, where in zip(problem.terms, problem.theta_slices, strict=True):
-        lengths = np.abs(scaled_factor(problem, outcome.factors, term)).max(axis=0)
+    parts = zip(problem.terms, problem.theta_slices, outcome.scaled_factors, strict=True)
+    for term, where, block in parts:
+        lengths = np.abs(block).max(axis=0)
         columns = STRUCTURES[term.structure].columns(len(lengths))
         # parameters that belong to no column stay
         vanishing = np.append(lengths < SINGULAR, False)[columns]

@@ -176,7 +176,7 @@ def _next_start(search: Search, reached: Ended, curvature: Curvature) -> Search:
 
 def first_search(objective: Objective, problem: Problem, first: Params) -> Search:
     """As `climb.first_search`: beta and modes from a joint fit at the first theta."""
-    ready = prepare(problem, first)
+    ready = prepare(problem, first, 0)
     sound = jnp.array(True)
     for leaf in jax.tree.leaves(ready.modes):
         sound &= jnp.all(jnp.isfinite(leaf))

@@ -94,7 +94,14 @@ def fit_problem(
     objective = objective_for(nAGQ)
     objective.check(problem)
     begun = begin_fit(problem, start)
-    outcome = search_optimum(objective, begun.problem, begun.first, control, watch)
+    outcome = search_optimum(
+        objective,
+        begun.problem,
+        begun.first,
+        control,
+        watch,
+        first_is_given="theta" in (start or {}),
+    )
     return finish_fit(objective, problem, begun, outcome, nAGQ=nAGQ, control=control)
 
 
@@ -201,7 +208,7 @@ def conditioned(problem: Problem) -> tuple[Problem, np.ndarray]:
     p = X.shape[1]
     if problem.prior is not None:
         return problem, np.eye(p)
-    scale = np.sqrt(np.mean(X**2, axis=0))
+    scale = np.sqrt(np.einsum("ij,ij->j", X, X) / len(X))
     gram = (X.T @ X) / len(X) / np.outer(scale, scale)
     if p == 0 or np.linalg.cond(gram) < _COLLINEAR:
         return problem, np.eye(p)

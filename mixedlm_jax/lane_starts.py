@@ -87,7 +87,7 @@ def _prepare_lanes(
     mesh: Mesh | None, problem: Problem, responses: Responses, first: Params
 ) -> Start:
     def of_lanes(problem: Any, responses: Any, first: Any) -> Any:
-        return jax.vmap(lambda response, own: prepare(response.of(problem), own))(responses, first)
+        return jax.vmap(lambda response, own: prepare(response.of(problem), own, 0))(responses, first)
 
     return on_devices(of_lanes, mesh, problem, responses, first)
 

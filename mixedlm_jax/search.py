@@ -14,11 +14,13 @@ from mixedlm_jax.objective import Objective
 from mixedlm_jax.problem import Params, Problem
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.rescue import without_derivatives, without_gradients
-from mixedlm_jax.verdict import MAX_GAIN, scaled_factor
+from mixedlm_jax.verdict import MAX_GAIN
 
 # Where the response is bounded, a random effect that moves eta by more than this (one sd) says
 # that almost every group is all one value: a reason to start again.
 ODD_SD = 8.0
+# Rounds of scoring that improve a first theta which nobody gave.
+_ROUNDS = 3
 
 
 def search_optimum(
@@ -27,9 +29,14 @@ def search_optimum(
     first: Params,
     control: GlmerControl,
     watch: Watch = unwatched,
+    *,
+    first_is_given: bool = False,
 ) -> Outcome:
-    """The optimum from rough parameters, by gradients, or without them where those fail."""
-    search = first_search(objective, problem, first)
+    """The optimum from rough parameters, by gradients, or without them where those fail.
+
+    first_is_given: whether the first theta is somebody's, and the search has to begin there.
+    """
+    search = first_search(objective, problem, first, 0 if first_is_given else _ROUNDS)
     if control.optimizer == "bobyqa":
         begun = outcome_of(objective, problem, search)
         return replace(without_gradients(objective, begun, control, watch), reason="asked for")
@@ -62,7 +69,7 @@ def looks_odd(outcome: Outcome) -> bool:
     bounds = problem.family.bounds(np.asarray(problem.trials))
     if not any(np.any(np.isfinite(bound)) for bound in bounds):
         return False
-    blocks = [scaled_factor(problem, outcome.factors, term) for term in problem.terms]
+    blocks = outcome.scaled_factors
     return any(bool(np.any(np.sum(block**2, axis=1) > ODD_SD**2)) for block in blocks)
 
 

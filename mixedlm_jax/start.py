@@ -18,22 +18,23 @@ from mixedlm_jax.modes import JointModes, find_joint_modes, joint_hessian
 from mixedlm_jax.problem import (
     Params,
     Problem,
-    covariance_factors,
     fixed_predictor,
+    random_rows,
     row_log_density,
     row_terms,
     rows_at,
     zero_effects,
 )
-from mixedlm_jax.small import sum_by
+from mixedlm_jax.scoring import level_sums, scored
 
 # Joint modes to start from need not be exact: log-likelihood units a further step would gain.
 _ROUGH = 1e-2
 
 
 class Start(NamedTuple):
-    """Joint modes of (u, beta) at the first theta, and the information of each parameter there."""
+    """The first theta, rough modes of (u, beta) and the information of each parameter there."""
 
+    first: Array
     modes: JointModes
     theta: Array  # information of theta, (n_theta, n_theta)
     beta: Array  # of beta, given theta (p, p)
@@ -109,14 +110,15 @@ def _first_beta(problem: Problem) -> np.ndarray:
     """Least squares for the link of a mean near each y, or for a constant predictor."""
     family, y, trials = problem.family, np.asarray(problem.y), np.asarray(problem.trials)
     weight = np.asarray(problem.weights) * trials
-    rms = np.sqrt(np.mean(np.asarray(problem.X) ** 2, axis=0))
-    X = np.asarray(problem.X) / rms
+    X = np.asarray(problem.X)
+    rms = np.sqrt(np.einsum("ij,ij->j", X, X) / len(X))
+    weighted = X * weight[:, None]
+    gram = (weighted.T @ X) / np.outer(rms, rms)
     per_row = family.start_mean(y, trials)
     pooled = np.full_like(y, np.average(per_row, weights=weight))
     for mu in (per_row, pooled):
         target = link(family, mu) - problem.offset
-        weighted = X * weight[:, None]
-        beta = np.linalg.lstsq(weighted.T @ X, weighted.T @ target, rcond=None)[0] / rms
+        beta = np.linalg.lstsq(gram, weighted.T @ target / rms, rcond=None)[0] / rms
         if np.all(in_domain(family, fixed_predictor(problem, beta))[weight > 0]):
             return beta
     raise DataError(
@@ -126,45 +128,26 @@ def _first_beta(problem: Problem) -> np.ndarray:
 
 
 @program()
-def prepare(problem: Problem, first: Params) -> Start:
-    """Joint modes at the first theta and the metric that goes with them.
-
-    theta's information is that of independent levels,
-    I_ab = 1/2 sum_jk Q_jk dSigma_jk/dtheta_a dSigma_jk/dtheta_b with
-    Q_jk = sum_g m_jg m_kg, m_jg = w_jg / (1 + Sigma_jj w_jg), w_jg the weight of effect j in g.
-    """
+def prepare(problem: Problem, first: Params, rounds: Array) -> Start:
+    """Joint modes at the first theta, theta after `rounds` of scoring, and the metric there."""
     start = JointModes(zero_effects(problem), first.beta)
     modes = find_joint_modes(first.theta, first.phi, problem, start, _ROUGH)[0]
     params = first._replace(beta=modes.beta)
-    z, eta = rows_at(problem, params, modes.u)
-    weight = jnp.maximum(row_terms(problem, eta, params.phi).weight, 0.0)
-
-    scale = problem.ranef_scale(params.phi)
-    covariance = [(factor @ factor.T) / scale**2 for factor in covariance_factors(problem, params)]
-    theta = jnp.zeros((problem.n_theta, problem.n_theta), eta.dtype)
-    for term, where in zip(problem.terms, problem.theta_slices, strict=True):
-        f, columns = term.factor, np.array(term.columns)
-        squares = (problem.Z[f][columns] * scale) ** 2 * weight[None, :]
-        amount = sum_by(squares, problem.plan.levels[f], problem.plan.n_levels[f])
-        variance = jnp.diagonal(covariance[f])[columns]
-        m = amount / (1.0 + variance[:, None] * amount)
-        structure = STRUCTURES[term.structure]
-
-        def sigma(values, structure=structure, columns=columns):
-            block = structure.factor(values, len(columns))
-            return block @ block.T
-
-        slopes = jax.jacfwd(sigma)(params.theta[where])
-        information = 0.5 * jnp.einsum("jk,jka,jkb->ab", m @ m.T, slopes, slopes)
-        theta = theta.at[where, where].set(information)
+    eta = rows_at(problem, params, modes.u)[1]
+    rows = row_terms(problem, eta, params.phi)
+    rows = rows._replace(weight=jnp.maximum(rows.weight, 0.0))
+    theta, score = scored(problem, params, level_sums(problem, params, modes.u, rows), rounds)
+    u = jax.tree.map(lambda new, old: jnp.where(rounds > 0, new, old), score.u, modes.u)
+    z = random_rows(problem, params._replace(theta=theta))
 
     def negative(phi):
         return -jnp.sum(row_log_density(problem, eta, phi))
 
     return Start(
-        modes=modes,
-        theta=theta,
-        beta=joint_hessian(problem, z, weight).information,
+        first=theta,
+        modes=modes._replace(u=u),
+        theta=score.information,
+        beta=joint_hessian(problem, z, rows.weight).information,
         phi=jax.hessian(negative)(params.phi),
     )
 

@@ -49,6 +49,8 @@ class Numeric:
     def as_category(self) -> Category:
         """Each number a level, in increasing order; numbers that print alike are one, as in R."""
         ranks, numbers = _ranked(self.values)
+        if numbers.dtype.kind == "i":
+            return Category(ranks, tuple(map(str, numbers.tolist())))
         labels = [level_label(number) for number in numbers.tolist()]
         if len(set(labels)) == len(labels):
             return Category(ranks, tuple(labels))

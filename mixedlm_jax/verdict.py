@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixedlm_jax.curvature import Curvature
-from mixedlm_jax.design import Term
 from mixedlm_jax.errors import Code
 from mixedlm_jax.families import ZERO
 from mixedlm_jax.problem import Problem
@@ -37,25 +36,17 @@ class Verdict:
     messages: tuple[str, ...]
 
 
-def scaled_factor(problem: Problem, factors: tuple[np.ndarray, ...], term: Term) -> np.ndarray:
-    """A term's Lambda with each row times the root mean square of its covariate.
+def scaled_factors(problem: Problem, factors: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    """Per term its Lambda with each row times the root mean square of its covariate.
 
     factors: Lambda per grouping factor in units of the family's `effect_unit`; so is the result.
     """
-    columns = list(term.columns)
-    sizes = problem.effect_sizes(term)
-    return factors[term.factor][np.ix_(columns, columns)] * sizes[:, None]
-
-
-def singular_columns(problem: Problem, factors: tuple[np.ndarray, ...]) -> list[np.ndarray]:
-    """Per term (k,), which random effects have no variance of their own given the ones before.
-
-    factors: Lambda per grouping factor in units of the family's `effect_unit`.
-    """
-    return [
-        np.abs(np.diagonal(scaled_factor(problem, factors, term))) < SINGULAR
-        for term in problem.terms
-    ]
+    blocks = []
+    for term in problem.terms:
+        columns = list(term.columns)
+        own = factors[term.factor][np.ix_(columns, columns)]
+        blocks.append(own * problem.effect_sizes(term)[:, None])
+    return blocks
 
 
 def judge(

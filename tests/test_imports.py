@@ -81,6 +81,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "minimisers",
         "progress",
         "control",
+        "scoring",
         "start",
         "programs",
         "verdict",
