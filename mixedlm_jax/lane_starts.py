@@ -87,7 +87,10 @@ def _prepare_lanes(
     mesh: Mesh | None, problem: Problem, responses: Responses, first: Params
 ) -> Start:
     def of_lanes(problem: Any, responses: Any, first: Any) -> Any:
-        return jax.vmap(lambda response, own: prepare(response.of(problem), own, 0))(responses, first)
+        def one(response: Responses, own: Params) -> Start:
+            return prepare(response.of(problem), own, 0)
+
+        return jax.vmap(one)(responses, first)
 
     return on_devices(of_lanes, mesh, problem, responses, first)
 
