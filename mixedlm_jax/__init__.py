@@ -13,7 +13,10 @@ Everything that is public is imported here.
 
 from __future__ import annotations
 
-from mixedlm_jax import datasets, families, functional, priors
+import importlib
+from typing import Any
+
+from mixedlm_jax import datasets, families, priors
 from mixedlm_jax.anova import anova
 from mixedlm_jax.api import (
     PBmodcomp,
@@ -127,3 +130,10 @@ __all__ = [
     "test_random",
     "vif",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`functional` is imported on first use: few runs need it, and each would wait for it."""
+    if name == "functional":
+        return importlib.import_module("mixedlm_jax.functional")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

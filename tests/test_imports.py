@@ -175,6 +175,7 @@ DEFERRED = {
     ("power", "matplotlib.pyplot"),
     ("adequacy", "scipy.special"),
     ("functional", "optax"),
+    ("", "mixedlm_jax.functional"),
     ("inference.chi_squared", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}

@@ -28,7 +28,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 }
 """What a variance function that is written as text may call."""
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_NODES = 16  # of a Gauss-Legendre rule on each panel
 _PANELS = 4
 _MANY_PANELS = 32  # for deviances, whose way may be long
 _LIMIT = 30.0  # of the logit of mu, beyond which 1 - mu has lost its digits
@@ -252,8 +252,9 @@ def _quasi_likelihood(
 
     Its derivative is the slope itself, so that scores and informations are exact to rounding.
     """
-    places = (np.arange(panels)[:, None] + 0.5 * (1.0 + _NODES)).ravel() / panels
-    shares = np.tile(0.5 * _WEIGHTS / panels, panels)
+    points, weights = np.polynomial.legendre.leggauss(_NODES)
+    places = (np.arange(panels)[:, None] + 0.5 * (1.0 + points)).ravel() / panels
+    shares = np.tile(0.5 * weights / panels, panels)
     way = t - start
 
     def add(total, node):
