@@ -62,13 +62,11 @@ from mixedlm_jax.errors import (
     SingularFitWarning,
     StoreWarning,
 )
-from mixedlm_jax.explained import icc, r2_nakagawa
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.hypotheses import linear_hypothesis
 from mixedlm_jax.influence import influence
 from mixedlm_jax.model import GlmerResult
 from mixedlm_jax.modular import glFormula, mkGlmerDevfun, mkGlmerMod, optimizeGlmer
-from mixedlm_jax.simulated_residuals import simulate_residuals
 from mixedlm_jax.variance_tests import test_random
 
 __version__ = "0.1.0"
@@ -131,9 +129,19 @@ __all__ = [
     "vif",
 ]
 
+# What few runs need is imported on first use: every run would wait for it.
+_LATER = {
+    "functional": ("mixedlm_jax.functional", None),
+    "icc": ("mixedlm_jax.explained", "icc"),
+    "r2_nakagawa": ("mixedlm_jax.explained", "r2_nakagawa"),
+    "simulate_residuals": ("mixedlm_jax.simulated_residuals", "simulate_residuals"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    """`functional` is imported on first use: few runs need it, and each would wait for it."""
-    if name == "functional":
-        return importlib.import_module("mixedlm_jax.functional")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """A module or function of `_LATER`."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, part = _LATER[name]
+    found = importlib.import_module(module)
+    return found if part is None else getattr(found, part)

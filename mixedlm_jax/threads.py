@@ -10,16 +10,16 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 
 @cache
-def _controller() -> ThreadpoolController:
+def _controller() -> Any:
     """Made once (a millisecond), after a first LAPACK call: before it SciPy's BLAS is not found."""
     importlib.import_module("scipy.linalg").cholesky(np.eye(2))
-    return ThreadpoolController()
+    return importlib.import_module("threadpoolctl").ThreadpoolController()  # not every run fits
 
 
 @contextmanager

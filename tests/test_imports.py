@@ -167,6 +167,8 @@ DEFERRED = {
     ("minimisers", "optax"),
     ("verdict", "scipy.optimize"),
     ("threads", "scipy.linalg"),
+    ("threads", "threadpoolctl"),
+    ("", "module"),  # those of its table _LATER
     ("variables", "formulaic.transforms"),
     ("table", "narwhals"),
     ("getme", "scipy.sparse"),
@@ -175,7 +177,6 @@ DEFERRED = {
     ("power", "matplotlib.pyplot"),
     ("adequacy", "scipy.special"),
     ("functional", "optax"),
-    ("", "mixedlm_jax.functional"),
     ("inference.chi_squared", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}

@@ -84,4 +84,4 @@ def test_seeds_and_rows():
     with pytest.raises(mlm.ArgumentError, match="nsim is 5"):
         mlm.simulate_residuals(model, nsim=5)
     with pytest.raises(mlm.ArgumentError, match="glmer returned"):
-        mlm.simulate_residuals(fitted.cbpp())  # type: ignore[arg-type]
+        mlm.simulate_residuals(fitted.cbpp())
