@@ -36,7 +36,7 @@ class DenseCorner(NamedTuple):
         flat = jnp.zeros(q * q, w.dtype)
         for s, at_s in zip(plan.kept, plan.offsets, strict=False):
             size = plan.n_levels[s]
-            own = gram(z[s], z[s] * w[None, :], plan.levels[s], size)
+            own = gram(z[s], z[s] * w[None, :], partial(sum_by, index=plan.levels[s], size=size))
             columns = at_s + jnp.arange(own.shape[0] * size).reshape((-1, size))
             flat = flat.at[columns[:, None, :] * q + columns[None, :, :]].add(own)
             for t, at_t in zip(plan.kept, plan.offsets, strict=False):

@@ -90,6 +90,8 @@ class Plan:
     chain: tuple[int, ...] = field(metadata=_static)
     kept: tuple[int, ...] = field(metadata=_static)
     unformed: Any = None  # an `Unformed`; None: S is formed, or there is none
+    # Rows stand in so many rounds of all levels of the first chain factor, in order; 0: they do not.
+    rounds: int = field(default=0, metadata=_static)
 
     @property
     def steps(self) -> list[tuple[int, int, Stage]]:
