@@ -143,9 +143,6 @@ def plot_effects(
     --------
     >>> from matplotlib.figure import Figure
     >>> model = mlm.glmer("y ~ trt + week + (1 | ID)", mlm.load_bacteria(), family="binomial")
-    >>> ax = mlm.plot_effects(model, "week", Figure().subplots(), by="trt", at={"trt": "drug"})
-    Traceback (most recent call last):
-    mixedlm_jax.errors.ArgumentError: at holds 'trt', along which the picture is drawn: leave it out
     >>> ax = mlm.plot_effects(model, "week", Figure().subplots(), by="trt")
     >>> print(ax.get_title())
     typical group (b = 0), 95% confidence band
