@@ -6,6 +6,7 @@ Matplotlib is imported when the first picture is drawn; all else works without i
 from __future__ import annotations
 
 import importlib
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from mixedlm_jax.errors import ArgumentError, MissingPackageError
 
 GREY = "0.45"
 _SMALLEST = 5.0  # size of letters that can still be read, in points
+_THINNED = 6.0  # size of those that are left where every name has no room
 _LONGEST = 28  # letters of a name
 _MANY = 5000  # points that a vector picture had better hold as an image
 
@@ -74,8 +76,8 @@ def panels(
     if len(given) != count:
         panels_there = ", ".join(names[:6]) + ", ..." * (count > 6)
         raise ArgumentError(
-            f"ax holds {_counted(len(given))}, and {function} has {count} to draw "
-            f"({panels_there}): give that many, or leave ax out"
+            f"ax holds {_counted(len(given))}, and {function} has {count} panel{'s' * (count > 1)} "
+            f"to draw ({panels_there}): give that many, or leave ax out"
         )
     return given
 
@@ -97,9 +99,9 @@ def name_rows(ax: Any, names: Sequence[str], *, thin: bool) -> bool:
     if size >= _SMALLEST:
         ax.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=size)
         return True
-    step = int(np.ceil(1.2 * _SMALLEST / room))
+    step = int(np.ceil(1.5 * _THINNED / room))
     shown = range(0, len(names), step) if thin else range(0)
-    ax.set_yticks(shown, [_short(names[i]) for i in shown], fontsize=_SMALLEST)
+    ax.set_yticks(shown, [_short(names[i]) for i in shown], fontsize=_THINNED)
     return False
 
 
@@ -128,6 +130,14 @@ def _label_size() -> float:
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+
+
+def titled(ax: Any, text: str) -> None:
+    """Give an Axes a title, its lines broken where they are wider than it."""
+    size = 10.0
+    letters = max(int(_points(ax, "width") / (0.52 * size)), 20)
+    lines = [textwrap.fill(line, letters) for line in text.splitlines()]
+    ax.set_title("\n".join(lines), fontsize=size)
 
 
 def ratio_axis(ax: Any, low: float, high: float) -> None:

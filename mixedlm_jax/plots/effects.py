@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +18,7 @@ from mixedlm_jax.canvas import (
     percent,
     scale_name,
     single,
+    titled,
 )
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.expression import columns, suggest
@@ -62,9 +62,17 @@ class Variable:
         """The value it is held at, and how the picture says so."""
         if self.entries is None:
             mean = float(np.mean(self.rows))
-            return mean, f"{mean:.3g} (mean)"
+            centred = abs(mean) < 1e-9 * float(np.std(self.rows))
+            return mean, f"{0.0 if centred else mean:.3g} (mean)"
         most = int(np.argmax(np.bincount(self.rows, minlength=len(self.entries))))
         return self.entries[most], f"{self.labels[most]} (most common)"
+
+    def at(self, value: Any) -> np.ndarray:
+        """Rows that have a value which this is held at (n,) bool; all where it is no factor."""
+        if self.entries is None:
+            return np.ones(len(self.rows), bool)
+        named = np.array([label == level_label(value) for label in self.labels])
+        return named[self.rows]
 
     def along(self) -> np.ndarray:
         """The values that predictions are drawn at."""
@@ -120,8 +128,9 @@ def plot_effects(
         Of the band, pointwise; None for none.
     data
         Draw the responses too (shares of the trials, areas by their number), on the response's
-        scale. Of responses with two values, ticks at both and circles for the shares: at each value
-        of the predictor, or in bins of it.
+        scale, and only of rows that have the levels which factors are held at. Of responses with
+        two values, ticks at both and circles for the shares: at each level of the predictor, or in
+        bins of it.
 
     Returns
     -------
@@ -160,23 +169,14 @@ def plot_effects(
             "give another column"
         )
     along = variables[predictor].along()
-    grid: dict[str, Any] = {}
-    held = []
-    for name, variable in variables.items():
-        if name == predictor:
-            grid[name] = np.concatenate([along] * len(lines))
-        elif name == by:
-            grid[name] = np.repeat([value for _, value in lines], len(along))
-        else:
-            value, words = variable.typical()
-            if name in held_at:
-                value, words = held_at[name], level_label(held_at[name])
-            grid[name], held = [value] * (len(along) * len(lines)), [*held, f"{name} = {words}"]
-    banded = level is not None and re_form != MARGINAL
-    predicted = _predicted(model, pd.DataFrame(grid), type, re_form, level if banded else None)
+    grid = _grid(variables, predictor, along, by, lines, held_at)
+    banded = level if re_form != MARGINAL else None
+    predicted = _predicted(model, grid.frame, type, re_form, banded)
     ax = single(ax, "plot_effects", (6.0, 4.2))
-    if data and type == "response":
-        _draw_data(ax, model, variables[predictor], None if by is None else variables[by])
+    over_data = data and type == "response"
+    if over_data:
+        own = None if by is None else variables[by]
+        _draw_data(ax, model, variables[predictor], own, grid.matching)
     for i, (label, _) in enumerate(lines):
         part = predicted.iloc[i * len(along) : (i + 1) * len(along)]
         place = (i - 0.5 * (len(lines) - 1)) * min(0.15, 0.6 / len(lines))
@@ -185,10 +185,58 @@ def plot_effects(
         name_columns(ax, variables[predictor].labels)
     ax.set_xlabel(predictor)
     ax.set_ylabel(_response_words(model, type))
-    ax.set_title(_title(model, re_form, level if banded else None, held), fontsize="medium")
+    kind = "intervals" if variables[predictor].is_discrete else "band"
+    band = "no band" if banded is None else f"{percent(banded)} confidence {kind}"
+    whose = f"{_RE_FORMS[re_form]}, " if model.labels.factors else ""
+    titled(ax, f"{whose}{band}\n{grid.words(over_data)}")
     if by is not None:
         ax.legend(title=by, fontsize="small", title_fontsize="small")
     return ax
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Rows to predict for, line by line, and what is held where.
+
+    matching: rows of the data that have the levels which factors are held at (n,) bool.
+    """
+
+    frame: pd.DataFrame
+    held: tuple[str, ...]
+    matching: np.ndarray
+
+    def words(self, over_data: bool) -> str:
+        """What the title says of the columns that are held, and of rows that are not drawn."""
+        some = over_data and not np.all(self.matching)
+        rows = f"; data: the {np.sum(self.matching)} of {len(self.matching)} rows at these levels"
+        return f"at {', '.join(self.held)}{rows * some}" if self.held else ""
+
+
+def _grid(
+    variables: Mapping[str, Variable],
+    predictor: str,
+    along: np.ndarray,
+    by: str | None,
+    lines: list[tuple[str, Any]],
+    at: Mapping[str, Any],
+) -> Grid:
+    """The grid along the predictor for every line, all other variables held."""
+    frame: dict[str, Any] = {}
+    held: list[str] = []
+    matching = np.ones(len(variables[predictor].rows), bool)
+    for name, variable in variables.items():
+        if name == predictor:
+            frame[name] = np.concatenate([along] * len(lines))
+        elif name == by:
+            frame[name] = np.repeat([value for _, value in lines], len(along))
+        else:
+            value, words = variable.typical()
+            if name in at:
+                value, words = at[name], level_label(at[name])
+            frame[name] = [value] * (len(along) * len(lines))
+            held.append(f"{name} = {words}")
+            matching &= variable.at(value)
+    return Grid(pd.DataFrame(frame), tuple(held), matching)
 
 
 def _check_choices(type: str, re_form: str) -> None:
@@ -295,27 +343,31 @@ def _draw_line(
     ax.plot(x, fit, "o", color=color, markersize=size, label=label)
 
 
-def _draw_data(ax: Any, model: Fitted, predictor: Variable, by: Variable | None) -> None:
+def _draw_data(
+    ax: Any, model: Fitted, predictor: Variable, by: Variable | None, shown: np.ndarray
+) -> None:
+    """The responses of the rows shown, in the colours of their lines where these are levels."""
     design = model.design
     used = design.weights > 0
     trials = design.trials[used]
     y = design.y[used] / np.where(trials > 0, trials, 1.0)
-    group = np.zeros(len(y), int) if by is None or not by.is_discrete else by.rows
-    colors = ["0.35"] if by is None or not by.is_discrete else [f"C{i}" for i in range(_MOST_LINES)]
+    by_level = by is not None and by.is_discrete
+    group = by.rows if by is not None and by_level else np.zeros(len(y), int)
     binary = len(np.unique(y)) <= 2 and bool(np.all(trials == 1.0))
-    style = dots(len(y))
+    style = dots(int(np.sum(shown)))
     x = predictor.rows.astype(float)
-    shown = jittered(x, 0.3) if predictor.is_discrete else x
-    for i in np.unique(group):
-        own, color = group == i, colors[i]
+    place = jittered(x, 0.3) if predictor.is_discrete else x
+    for i in np.unique(group[shown]):
+        own, color = shown & (group == i), f"C{i}" if by_level else "0.35"
         if not binary:
             size = style["s"] * trials[own] / np.mean(trials)
-            ax.scatter(shown[own], y[own], color=color, zorder=1, **{**style, "s": size})
+            ax.scatter(place[own], y[own], color=color, zorder=1, **{**style, "s": size})
             continue
-        ax.plot(shown[own], y[own], "|", color=color, alpha=style["alpha"], markersize=6, zorder=1)
-        count = len(np.unique(x)) if predictor.is_discrete else _bin_count(int(np.sum(own)))
+        ax.plot(place[own], y[own], "|", color=color, alpha=style["alpha"], markersize=6, zorder=1)
+        count = len(predictor.labels) or _bin_count(int(np.sum(own)))
         shares = of_bins(x[own], y[own], count, np.mean)
-        ax.plot(*shares.T, "o", color=color, markerfacecolor="none", markersize=5, zorder=2)
+        size = 10.0 if predictor.is_discrete else 5.0
+        ax.plot(*shares.T, "o", color=color, markerfacecolor="none", markersize=size, zorder=2)
 
 
 def _bin_count(n: int) -> int:
@@ -329,13 +381,3 @@ def _response_words(model: Fitted, type: str) -> str:
     if type == "conditional":
         return f"mean of {response} without structural zeros"
     return f"{'probability' if model.family.takes_trials else 'mean'} of {response}"
-
-
-def _title(model: Fitted, re_form: str, level: float | None, held: list[str]) -> str:
-    """Whose prediction it is, with which band, and what is held where."""
-    whose = [_RE_FORMS[re_form]] if model.labels.factors else []
-    band = "no band" if level is None else f"{percent(level)} confidence band"
-    lines = [", ".join([*whose, band])]
-    if held:
-        lines += textwrap.wrap(f"at {', '.join(held)}", 70)
-    return "\n".join(lines)

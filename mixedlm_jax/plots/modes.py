@@ -41,7 +41,7 @@ class Modes:
     @property
     def axis(self) -> str:
         """What the modes' axis says."""
-        return f"conditional mode, {percent(self.level)} interval ({self.scale})"
+        return f"conditional mode, {percent(self.level)} interval\n({self.scale})"
 
     def numbers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Modes, lower and upper ends of their intervals, (levels,) each."""

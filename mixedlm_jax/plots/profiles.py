@@ -68,7 +68,8 @@ def plot_profile(
     check_fitted(model, "plot_profile")
     parts = chosen(parm, estimates(model))
     names = [part.name for part in parts]
-    axes = panels(ax, names, "plot_profile", columns=min(4, max(2, len(parts))), size=(3.0, 2.8))
+    size = (3.2, 2.8) if len(parts) > 1 else (4.6, 3.6)
+    axes = panels(ax, names, "plot_profile", columns=3 if len(parts) <= 9 else 4, size=size)
     table = profile_table(model, names, level)
     for own, part in zip(axes, parts, strict=True):
         curve = table[table["parameter"] == part.name]
