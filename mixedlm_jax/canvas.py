@@ -140,17 +140,21 @@ def titled(ax: Any, text: str) -> None:
     ax.set_title("\n".join(lines), fontsize=size)
 
 
+def legend(ax: Any, own: bool, **options: Any) -> None:
+    """A legend: beside the Axes in a figure of our own, whose layout makes room, else inside."""
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if own else {"loc": "best"}
+    ax.legend(fontsize="small", title_fontsize="small", **beside, **options)
+
+
 def ratio_axis(ax: Any, low: float, high: float) -> None:
     """A logarithmic x axis from low to high, with ticks at round numbers that print plainly."""
     ax.set_xscale("log")
     ax.set_xlim(low, high)
     decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     digits = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 6, 8), *map(_steps, (0.5, 0.2, 0.1, 0.05)))
-    for chosen in digits:
-        ticks = np.outer(decades, chosen).ravel()
-        ticks = ticks[(ticks >= low) & (ticks <= high)]
-        if len(ticks) >= 3:
-            break
+    every = (np.outer(decades, chosen).ravel() for chosen in digits)
+    inside = (ticks[(ticks >= low) & (ticks <= high)] for ticks in every)
+    ticks = next((found for found in inside if len(found) >= 3), np.array([low, high]))
     ax.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
     ax.minorticks_off()
 

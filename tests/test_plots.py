@@ -47,6 +47,12 @@ def segments(ax, number=0):
     return np.array(found[number].get_segments())
 
 
+def conditional_sd(model, group, effect=0):
+    """Conditional standard deviations of a random effect (levels,)."""
+    variances = model.ranef(condVar=True).condVar
+    return np.sqrt(variances[group][:, effect, effect])
+
+
 def labels(ax):
     return [text.get_text() for text in ax.get_yticklabels()]
 
@@ -83,10 +89,8 @@ def test_caterpillars_hold_the_modes_and_their_intervals(level):
     model = fitted.recorded("sleepstudy_slope")
     axes = blank(1, 2)
     assert mlm.plot_ranef(model, axes, level=level) is axes
-    found = model.ranef(condVar=True)
     for i, (ax, name) in enumerate(zip(axes, ("(Intercept)", "Days"), strict=True)):
-        modes = found["Subject"][name]
-        sd = np.sqrt(found.condVar["Subject"][:, i, i])
+        modes, sd = model.ranef()["Subject"][name], conditional_sd(model, "Subject", i)
         order = np.argsort(modes.to_numpy())
         drawn, place = ax.get_lines()[0].get_xdata(), ax.get_lines()[0].get_ydata()
         np.testing.assert_allclose(drawn, modes.to_numpy()[order])
@@ -111,6 +115,13 @@ def test_caterpillars_of_few_and_of_many_levels_are_legible():
     assert many.get_ylabel() == "294 levels of patientID, sorted"
     assert many.collections[0].get_linewidths()[0] < few.collections[0].get_linewidths()[0]
     assert_legible(many)
+
+
+def test_a_standard_deviation_of_0_is_said():
+    for draw in (mlm.plot_ranef, mlm.plot_qq):
+        ax = draw(fitted.singular(), blank())
+        assert ax.texts[0].get_text() == "standard deviation 0"
+        assert_legible(ax)
 
 
 def test_one_panel_for_each_random_effect():
@@ -140,8 +151,8 @@ def test_qq_plot_of_random_effects():
     slope = stats.iqr(modes) / stats.iqr(expected)
     assert line.get_slope() == pytest.approx(slope)
     ends = segments(ax)
-    sd = np.sort(np.sqrt(model.ranef(condVar=True).condVar["herd"][:, 0, 0]))
-    np.testing.assert_allclose(np.sort(np.diff(ends[:, :, 1]).ravel()), 2 * Z * sd)
+    widths = 2 * Z * np.sort(conditional_sd(model, "herd"))
+    np.testing.assert_allclose(np.sort(np.diff(ends[:, :, 1]).ravel()), widths)
     assert_legible(ax)
 
 
@@ -214,7 +225,7 @@ def test_profiles_end_where_their_intervals_do():
     limits = model.confint(parm, level=0.9, method="profile")
     z = NormalDist().inv_cdf(0.95)
     for ax, name in zip(axes, parm, strict=True):
-        low, high = limits.loc[name]
+        low, high = map(float, limits.loc[name])
         straight, curve = ax.get_lines()[:2]
         value, zeta = curve.get_xdata(), curve.get_ydata()
         np.testing.assert_allclose([value[0], value[-1]], [low, high], rtol=1e-4)
@@ -261,7 +272,7 @@ def test_a_line_is_the_prediction_and_its_band():
     expected = model.predict(new, re_form="~0", interval="confidence")
     np.testing.assert_allclose(line.get_ydata(), expected["fit"])
     (band,) = [c for c in ax.collections if isinstance(c, mpl.collections.PolyCollection)]
-    corners = band.get_paths()[0].vertices
+    corners = np.asarray(band.get_paths()[0].vertices)
     for i in (0, 57, 199):
         height = corners[np.isclose(corners[:, 0], age[i]), 1]
         np.testing.assert_allclose(height.min(), expected["lower"].iloc[i])

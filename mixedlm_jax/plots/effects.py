@@ -13,6 +13,7 @@ import pandas as pd
 from mixedlm_jax.canvas import (
     dots,
     jittered,
+    legend,
     name_columns,
     of_bins,
     percent,
@@ -24,6 +25,7 @@ from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.expression import columns, suggest
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.hypotheses import check_fitted
+from mixedlm_jax.inference import check_level
 from mixedlm_jax.predictions import MARGINAL, predict_rows
 from mixedlm_jax.table import Category, Numeric, Table, level_label
 
@@ -172,15 +174,14 @@ def plot_effects(
     grid = _grid(variables, predictor, along, by, lines, held_at)
     banded = level if re_form != MARGINAL else None
     predicted = _predicted(model, grid.frame, type, re_form, banded)
-    ax = single(ax, "plot_effects", (6.0, 4.2))
+    given, ax = ax, single(ax, "plot_effects", (6.0, 4.2))
     over_data = data and type == "response"
     if over_data:
         own = None if by is None else variables[by]
         _draw_data(ax, model, variables[predictor], own, grid.matching)
     for i, (label, _) in enumerate(lines):
         part = predicted.iloc[i * len(along) : (i + 1) * len(along)]
-        place = (i - 0.5 * (len(lines) - 1)) * min(0.15, 0.6 / len(lines))
-        _draw_line(ax, variables[predictor], along, part, f"C{i}", label, place)
+        _draw_line(ax, variables[predictor], along, part, f"C{i}", label, _beside(i, len(lines)))
     if variables[predictor].is_discrete:
         name_columns(ax, variables[predictor].labels)
     ax.set_xlabel(predictor)
@@ -190,7 +191,8 @@ def plot_effects(
     whose = f"{_RE_FORMS[re_form]}, " if model.labels.factors else ""
     titled(ax, f"{whose}{band}\n{grid.words(over_data)}")
     if by is not None:
-        ax.legend(title=by, fontsize="small", title_fontsize="small")
+        quartiles = "" if variables[by].is_discrete else " (quartiles)"
+        legend(ax, given is None, title=f"{by}{quartiles}")
     return ax
 
 
@@ -313,10 +315,23 @@ def _predicted(
     model: Fitted, grid: pd.DataFrame, type: str, re_form: str, level: float | None
 ) -> pd.DataFrame:
     """Columns fit, and lower and upper where a level is given."""
+    fit = predict_rows(model, grid, type, re_form)
     if level is None:
-        return pd.DataFrame({"fit": predict_rows(model, grid, type, re_form)})
-    found = predict_rows(model, grid, type, re_form, interval="confidence", level=level)
+        return pd.DataFrame({"fit": fit})
+    check_level(level)
+    try:
+        found = predict_rows(model, grid, type, re_form, interval="confidence", level=level)
+    except ArgumentError as error:
+        raise ArgumentError(
+            f"a {type} of the {model.family.name} family in this model depends on more than the "
+            "linear predictor and has no band: give level=None for the line alone, or type='link'"
+        ) from error
     return pd.DataFrame(found)
+
+
+def _beside(i: int, count: int) -> float:
+    """How far from the place of a level its line i of so many stands."""
+    return (i - 0.5 * (count - 1)) * min(0.15, 0.6 / count)
 
 
 def _draw_line(
@@ -351,23 +366,25 @@ def _draw_data(
     used = design.weights > 0
     trials = design.trials[used]
     y = design.y[used] / np.where(trials > 0, trials, 1.0)
-    by_level = by is not None and by.is_discrete
-    group = by.rows if by is not None and by_level else np.zeros(len(y), int)
+    levels = by if by is not None and by.is_discrete else None
+    group = np.zeros(len(y), int) if levels is None else levels.rows
     binary = len(np.unique(y)) <= 2 and bool(np.all(trials == 1.0))
     style = dots(int(np.sum(shown)))
     x = predictor.rows.astype(float)
     place = jittered(x, 0.3) if predictor.is_discrete else x
     for i in np.unique(group[shown]):
-        own, color = shown & (group == i), f"C{i}" if by_level else "0.35"
+        own, color = shown & (group == i), "0.35" if levels is None else f"C{i}"
         if not binary:
             size = style["s"] * trials[own] / np.mean(trials)
             ax.scatter(place[own], y[own], color=color, zorder=1, **{**style, "s": size})
             continue
         ax.plot(place[own], y[own], "|", color=color, alpha=style["alpha"], markersize=6, zorder=1)
         count = len(predictor.labels) or _bin_count(int(np.sum(own)))
-        shares = of_bins(x[own], y[own], count, np.mean)
+        at, shares = of_bins(x[own], y[own], count, np.mean).T
         size = 10.0 if predictor.is_discrete else 5.0
-        ax.plot(*shares.T, "o", color=color, markerfacecolor="none", markersize=size, zorder=2)
+        if predictor.is_discrete and levels is not None:
+            at = at + _beside(i, len(levels.labels))
+        ax.plot(at, shares, "o", color=color, markerfacecolor="none", markersize=size, zorder=2)
 
 
 def _bin_count(n: int) -> int:

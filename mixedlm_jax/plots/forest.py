@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixedlm_jax.canvas import GREY, name_rows, percent, ratio_axis, scale_name, single
+from mixedlm_jax.canvas import GREY, legend, name_rows, percent, ratio_axis, scale_name, single
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.hypotheses import check_fitted
@@ -75,7 +75,10 @@ def plot_forest(
         for (label, model), parts in zip(named.items(), chosen_parts, strict=True)
     }
     names = list(dict.fromkeys(name for table in tables.values() for name in table.index))
-    ax = single(ax, "plot_forest", (6.0, float(np.clip(1.2 + 0.35 * len(names), 2.4, 9.0))))
+    given, ax = (
+        ax,
+        single(ax, "plot_forest", (6.0, float(np.clip(1.2 + 0.35 * len(names), 2.4, 9.0)))),
+    )
     place, many = {name: i for i, name in enumerate(names)}, len(tables)
     step = min(0.2, 0.8 / many)
     dense = max(len(names) * many, 1)
@@ -96,7 +99,7 @@ def plot_forest(
     links = list(dict.fromkeys(model.family.link.name for model in named.values()))
     ax.set_xlabel(f"{_words(links, exp)}, {percent(level)} {_METHODS[method]} interval")
     if many > 1:
-        ax.legend(fontsize="small", loc="best")
+        legend(ax, given is None)
     return ax
 
 

@@ -72,7 +72,7 @@ def sorted_modes(
     rows = mode_rows(mode_frames(labels, model.fit.b, variances), level=level)
     scale = scale_name(model.family.link.name)
     return [
-        Modes(name, term, part.sort_values("estimate", kind="stable"), level, scale)
+        Modes(str(name), str(term), part.sort_values("estimate", kind="stable"), level, scale)
         for (name, term), part in rows.groupby(["group", "term"], sort=False)
         if group in (None, name)
     ]
@@ -137,7 +137,16 @@ def _caterpillar(ax: Any, modes: Modes) -> None:
     named = name_rows(ax, [str(level) for level in modes.rows["level"]], thin=False)
     ax.set_ylabel(modes.group if named else f"{m} levels of {modes.group}, sorted")
     ax.set_xlabel(modes.axis)
+    _finish(ax, modes)
+
+
+def _finish(ax: Any, modes: Modes) -> None:
+    """The title, and why there is nothing to see where a standard deviation is 0."""
     ax.set_title(modes.name)
+    _, low, high = modes.numbers()
+    if not np.any(high > low):
+        words = "standard deviation 0"
+        ax.text(0.04, 0.92, words, transform=ax.transAxes, va="top")
 
 
 def normal_qq(ax: Any, modes: Modes) -> None:
@@ -154,7 +163,7 @@ def normal_qq(ax: Any, modes: Modes) -> None:
         ax.axline((at[0], quartiles[0]), slope=slope, color=GREY, linewidth=0.8, zorder=0)
     ax.set_xlabel("normal quantile")
     ax.set_ylabel(modes.axis)
-    ax.set_title(modes.name)
+    _finish(ax, modes)
 
 
 def normal_quantiles(n: int) -> np.ndarray:

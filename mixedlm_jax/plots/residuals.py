@@ -22,8 +22,9 @@ from mixedlm_jax.predictions import predict_rows
 from mixedlm_jax.simulated_residuals import SimulatedResiduals, simulate_residuals
 
 WHAT = ("ranef", "residuals")
-_ROWS_A_BIN = 14
+_ROWS_A_BIN = 30
 _MOST_BINS = 15
+_FEW_VALUES = 12  # of which each is a bin of its own
 _QUARTILES = (0.25, 0.5, 0.75)
 _FITTED = "Residuals against fitted"
 _QQ = "QQ of quantile residuals"
@@ -181,9 +182,11 @@ def _quantile_residuals(ax: Any, model: Fitted, simulated: SimulatedResiduals) -
     eta = predict_rows(model, None, "link", "~0")
     eta = np.asarray(eta)[model.labels.kept][used]
     residual = simulated.residuals.to_numpy()
-    count = _bin_count(len(eta))
     distinct = np.unique(eta)
-    gap = float(np.min(np.diff(distinct))) if 1 < len(distinct) <= count else 0.0
+    few = len(distinct) <= _FEW_VALUES
+    count = _FEW_VALUES if few else int(np.clip(len(eta) // _ROWS_A_BIN, 2, _MOST_BINS))
+    gaps = np.diff(distinct) if len(distinct) > 1 else np.ones(1)
+    gap = float(np.min(gaps)) if few else 0.0
     ax.scatter(jittered(eta, 0.15 * gap), residual, color="C0", **dots(len(eta)))
     for share in _QUARTILES:
         line = of_bins(eta, residual, count, lambda part, share=share: np.quantile(part, share))
@@ -195,7 +198,3 @@ def _quantile_residuals(ax: Any, model: Fitted, simulated: SimulatedResiduals) -
     ax.set_xlabel(f"fitted{at_zero} ({scale_name(model.family.link.name)})")
     ax.set_ylabel("quantile residual")
     ax.set_title(f"{_QUANTILE}, quartiles in bins")
-
-
-def _bin_count(n: int) -> int:
-    return int(np.clip(n // _ROWS_A_BIN, 2, _MOST_BINS))
