@@ -525,8 +525,8 @@ class GlmerResult(Fitted):
         1  0.142   0.052  0.066  0.277
         >>> print(model.predict(new, re_form="marginal", se_fit=True).round(3))
              fit  se.fit
-        0  0.219   0.035
-        1  0.100   0.023
+        0  0.216   0.036
+        1  0.097   0.027
         """
         return predict_rows(
             self,
