@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,23 @@ from mixedlm_jax.expectation import Expected, Parameters
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.predictions import MARGINAL
 from mixedlm_jax.recipe import NewRows
+
+
+def parameters_of(model: Fitted, vcov: Any = None) -> Parameters:
+    """The estimates of a model with their covariance, or with another one.
+
+    vcov: of all parameters, as `vcov(full=True)` has it.
+    """
+    fit = model.fit
+    if vcov is not None:
+        found = np.asarray(vcov, float)
+        if found.shape != fit.vcov.shape:
+            raise ArgumentError(
+                f"vcov has shape {found.shape}; give the covariance of all {len(fit.vcov)} "
+                'parameters, such as model.vcov(type="robust", full=True)'
+            )
+        fit = replace(fit, vcov=found)
+    return Parameters.of(model.design, model.family, fit)
 
 
 def is_population(re_form: Any) -> bool:
@@ -66,5 +84,8 @@ def average_notes(model: Fitted, marginal: bool) -> list[str]:
     if not model.design.factors:
         return []
     if marginal:
-        return ["Population averages: the random effects are integrated out."]
+        notes = ["Population averages: the random effects are integrated out."]
+        if np.any(np.isnan(np.diagonal(model.fit.vcov)[: len(model.fit.theta)])):
+            notes.append("Covariance parameters on their boundary count as known.")
+        return notes
     return ["Of the typical group: random effects at 0, which is not the population average."]

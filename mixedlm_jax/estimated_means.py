@@ -25,11 +25,11 @@ from mixedlm_jax.averages import (
     cell_means,
     expected_rows,
     is_population,
+    parameters_of,
     rows_of,
 )
 from mixedlm_jax.contrasts import contrast_coefficients
 from mixedlm_jax.errors import ArgumentError
-from mixedlm_jax.expectation import Expected, Parameters
 from mixedlm_jax.expression import suggest
 from mixedlm_jax.families import ZERO, Family
 from mixedlm_jax.fitted import Fitted
@@ -225,6 +225,7 @@ def emmeans(
     type: str = "link",
     regrid: bool = False,
     re_form: str = "~0",
+    vcov: Any = None,
     level: float = 0.95,
 ) -> EstimatedMeans:
     """Estimated marginal means: predictions at the levels of some variables, averaged over others.
@@ -249,6 +250,9 @@ def emmeans(
     re_form
         "~0" (or "NA"): the typical group, b = 0. "marginal": population averages, the random
         effects integrated out; the link scale is then the link of the average.
+    vcov
+        Covariance of all parameters in place of the model's own, such as
+        `model.vcov(type="robust", full=True)`.
     level
         Probability of the intervals.
 
@@ -261,7 +265,8 @@ def emmeans(
     Raises
     ------
     ArgumentError
-        For a variable, level, type or re_form that is not there.
+        For a variable, level, type or re_form that is not there, a vcov of another shape, and a
+        fit without a covariance.
     DataError
         Where random effects lead out of the domain of a restricted link.
 
@@ -299,7 +304,14 @@ def emmeans(
     if not wanted:
         raise ArgumentError("specs names no variable besides those of by; give one or more")
     averaged_on = "response" if regrid else "link"
-    found, parameters = _grid_values(model, grid, marginal, averaged_on)
+    parameters = parameters_of(model, vcov)
+    rows = rows_of(model, grid.frame, marginal)
+    if averaged_on == "response":
+        found = expected_rows(parameters, rows, "response", marginal)
+    elif marginal:  # the means whose link is eta at b = 0: before structural zeros and truncation
+        found = expected_rows(parameters, rows, "mean", marginal).on_link(model.family)
+    else:
+        found = expected_rows(parameters, rows, "link", marginal)
     cells, number = _cells(grid, [*wanted, *groups])
     levels = pd.DataFrame(
         {
@@ -340,20 +352,6 @@ def _combined(
     se = standard_errors(of_known @ covariance[np.ix_(known, known)] @ of_known.T)
     touched = np.any(coefficients[:, ~known] != 0.0, axis=1)
     return np.where(touched, np.nan, value), np.where(touched, np.nan, se)
-
-
-def _grid_values(
-    model: Fitted, grid: ReferenceGrid, marginal: bool, averaged_on: str
-) -> tuple[Expected, Parameters]:
-    parameters = Parameters.of(model.design, model.family, model.fit)
-    rows = rows_of(model, grid.frame, marginal)
-    if averaged_on == "response":
-        return expected_rows(parameters, rows, "response", marginal), parameters
-    if not marginal:
-        return expected_rows(parameters, rows, "link", marginal), parameters
-    # the same means as at b = 0, before structural zeros and truncation
-    found = expected_rows(parameters, rows, "mean", marginal)
-    return found.on_link(model.family), parameters
 
 
 def _cells(grid: ReferenceGrid, names: Sequence[str]) -> tuple[np.ndarray, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from mixedlm_jax.buckets import filled_rows, padded, row_bucket
 from mixedlm_jax.design import Design
 from mixedlm_jax.dispersion import at_rows, matrices_of, slices_of
-from mixedlm_jax.errors import DataError
+from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.families import Family
 from mixedlm_jax.fit import Fit
 from mixedlm_jax.inference import (
@@ -61,14 +61,14 @@ class Expected:
 class Parameters:
     """A point of the parameter space with its uncertainty, at which rows are expected.
 
-    params: theta, beta, unconstrained phi. covariance: of all of them (d, d), parameters on their
-    boundary counted as known. factors: Lambda per grouping factor (k, k), on the scale of eta.
+    params: theta, beta, unconstrained phi. estimated: the covariance of all of them (d, d), nan for
+    parameters on their boundary. factors: Lambda per grouping factor (k, k), on the scale of eta.
     """
 
     family: Family
     problem: Problem
     params: Params
-    covariance: np.ndarray
+    estimated: np.ndarray
     factors: tuple[np.ndarray, ...]
 
     @classmethod
@@ -80,7 +80,7 @@ class Parameters:
                 family,
                 at.problem,
                 at.params,
-                with_known_boundary(np.asarray(at.covariance)),
+                np.asarray(at.covariance),
                 fit.factors,
             )
 
@@ -103,10 +103,24 @@ class Parameters:
             factors = tuple(map(np.asarray, factors_at(params, self.problem)))
         return replace(self, params=params, factors=factors)
 
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """Of all parameters (d, d), those on their boundary counted as known.
+
+        Raises `ArgumentError` for a fit without a covariance of its fixed effects.
+        """
+        q, p = len(self.params.theta), len(self.params.beta)
+        if np.any(np.isnan(np.diagonal(self.estimated)[q : q + p])):
+            raise ArgumentError(
+                "the fit has no covariance of its fixed effects, from which errors of predictions "
+                "come: see checkConv(model)"
+            )
+        return with_known_boundary(self.estimated)
+
     def fixed_slope(self, X: np.ndarray) -> np.ndarray:
         """Derivative of X beta in all parameters (m, d)."""
         q, p = len(self.params.theta), len(self.params.beta)
-        slope = np.zeros((len(X), len(self.covariance)))
+        slope = np.zeros((len(X), len(self.estimated)))
         slope[:, q : q + p] = X
         return slope
 
@@ -221,7 +235,7 @@ class Parameters:
     def _spread_slope(self, Z: Sequence[np.ndarray], sd: np.ndarray) -> np.ndarray:
         """Derivative of `_spread` in all parameters (m, d); 0 where the sd is 0."""
         q, p = len(self.params.theta), len(self.params.beta)
-        found = np.zeros((len(sd), len(self.covariance)))
+        found = np.zeros((len(sd), len(self.estimated)))
         moving = np.r_[0:q, q + p : found.shape[1]]
         for factor, change, rows in zip(self.factors, self.factor_slopes, Z, strict=True):
             reached = factor.T @ rows

@@ -22,6 +22,7 @@ from mixedlm_jax.averages import (
     cell_means,
     expected_rows,
     is_population,
+    parameters_of,
     rows_of,
 )
 from mixedlm_jax.errors import ArgumentError, DataError
@@ -49,6 +50,7 @@ def avg_slopes(
     *,
     type: str = "response",
     re_form: str = "~0",
+    vcov: Any = None,
     level: float = 0.95,
 ) -> NotedFrame:
     """Average slopes (average marginal effects) of predictors.
@@ -68,6 +70,9 @@ def avg_slopes(
     re_form
         "~0" (or "NA"): of the typical group, b = 0. "marginal": of population averages, the random
         effects integrated out.
+    vcov
+        Covariance of all parameters in place of the model's own, such as
+        `model.vcov(type="robust", full=True)`.
     level
         Probability of the intervals.
 
@@ -99,7 +104,8 @@ def avg_slopes(
     check_fitted(model, "avg_slopes")
     if isinstance(variables, Mapping):
         raise ArgumentError("slopes are of single predictors: give avg_comparisons a dict")
-    return _averages(model, _chosen(variables), by, newdata, type, re_form, level, slopes=True)
+    asked = _chosen(variables)
+    return _averages(model, asked, by, newdata, type, re_form, vcov, level, slopes=True)
 
 
 def avg_comparisons(
@@ -110,6 +116,7 @@ def avg_comparisons(
     *,
     type: str = "response",
     re_form: str = "~0",
+    vcov: Any = None,
     level: float = 0.95,
 ) -> NotedFrame:
     """Average differences of expected responses between two values of a predictor.
@@ -134,7 +141,8 @@ def avg_comparisons(
     Intervals have level 0.95.
     """
     check_fitted(model, "avg_comparisons")
-    return _averages(model, _chosen(variables), by, newdata, type, re_form, level, slopes=False)
+    asked = _chosen(variables)
+    return _averages(model, asked, by, newdata, type, re_form, vcov, level, slopes=False)
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,7 @@ def _averages(
     newdata: Any,
     type: str,
     re_form: Any,
+    vcov: Any,
     level: float,
     *,
     slopes: bool,
@@ -171,7 +180,7 @@ def _averages(
             )
     frame = _rows_to_average(model, newdata, marginal)
     cells, labels = _cells(frame, by)
-    parameters = Parameters.of(model.design, model.family, model.fit)
+    parameters = parameters_of(model, vcov)
     rows, slope = [], []
     asked = dict.fromkeys(known) if variables is None else variables
     for name, spec in asked.items():

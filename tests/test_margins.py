@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -225,7 +226,9 @@ def test_adjusted_p_values():
 # Average slopes and comparisons
 
 
-@pytest.mark.parametrize("reference", REFERENCE["averages"])
+@pytest.mark.parametrize(
+    "reference", REFERENCE["averages"], ids=["typical", "population", "by livch"]
+)
 def test_average_slopes_and_comparisons(reference):
     model = fitted.recorded("contraception_slope")
     given = {"by": reference["by"], "re_form": "marginal" if reference["population"] else "~0"}
@@ -273,6 +276,40 @@ def test_all_predictors_and_other_rows():
     for spec, gap in (("sd", data["age"].std()), ("minmax", np.ptp(data["age"]))):
         (value,) = mlm.avg_comparisons(model, {"age": spec}, type="link")["estimate"]
         assert np.isclose(value / gap, slope) == (spec == "sd")
+
+
+def test_robust_errors_and_polars_frames():
+    """Of a model whose averages are linear in the fixed effects the errors follow from theirs."""
+    polars = pytest.importorskip("polars")
+    model = fitted.recorded("contraception_slope")
+    robust = model.vcov(type="robust", full=True)
+    means = mlm.emmeans(model, "urban", vcov=robust, by="livch").pairs(adjust="none")
+    place = list(model.fixef()).index("urbanY")
+    own = np.sqrt(model.vcov(type="robust").to_numpy()[place, place])
+    np.testing.assert_allclose(means["std.error"], own, rtol=1e-10)
+    assert list(means["livch"]) == ["0", "1", "2", "3+"]
+    data = records.frame(records.MODELS["contraception_slope"]).head(50)
+    frames = [data, polars.DataFrame({name: data[name].to_list() for name in data})]
+    given: dict[str, Any] = {"variables": "urban", "by": "livch", "vcov": robust}
+    plain, other = (mlm.avg_comparisons(model, newdata=new, **given) for new in frames)
+    pd.testing.assert_frame_equal(plain, other)
+    assert plain["std.error"].gt(0).all()
+
+
+def test_an_average_needs_a_covariance():
+    model = fitted.recorded("cbpp_logit")
+    unknown = replace(model, fit=replace(model.fit, vcov=np.full_like(model.fit.vcov, np.nan)))
+    assert len(unknown.predict(re_form="marginal")) == 56
+    with pytest.raises(mlm.ArgumentError, match="no covariance of its fixed effects"):
+        mlm.emmeans(unknown, "period")
+
+
+def test_a_variance_of_0_counts_as_known():
+    model = fitted.singular()
+    rows = pd.DataFrame({"y": [1.0]})
+    found = model.predict(rows, re_form="marginal", se_fit=True)
+    typical = model.predict(rows, re_form="~0", se_fit=True)
+    pd.testing.assert_frame_equal(found, typical, rtol=1e-6)
 
 
 # Predictions that depend on more than the linear predictor
@@ -355,6 +392,7 @@ def test_bad_arguments():
         (lambda: mlm.emmeans(model, "livch", at={"age": "old"}), "finite numbers"),
         (lambda: mlm.emmeans(model, "livch", at={"herd": 1}), "does not depend on"),
         (lambda: mlm.emmeans(model, "livch", level=95), "level is 95"),
+        (lambda: mlm.emmeans(model, "livch", vcov=model.vcov()), "covariance of all 10"),
         (lambda: mlm.emmeans("model", "livch"), "emmeans takes models"),
         (lambda: mlm.emmeans(model, "livch", at={"livch": "1"}).pairs(), "two means or more"),
         (lambda: means.pairs(adjust="scheffe"), "choose one of tukey"),
@@ -389,6 +427,7 @@ def test_own_contrasts_are_not_adjusted():
 # PyPI's marginaleffects
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of polars, in its next version
 def test_marginaleffects_takes_the_model():
     pytest.importorskip("marginaleffects")
     polars = pytest.importorskip("polars")
