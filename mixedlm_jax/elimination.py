@@ -75,7 +75,7 @@ class Factorization(NamedTuple):
 
 def of_rows(plan: Plan, f: int, values: Array) -> Array:
     """What each row has of the values of a factor's levels: (..., levels) -> (..., n)."""
-    if plan.rounds and f == plan.chain[0]:
+    if plan.rounds:
         lead = values.shape[:-1]
         tiled = jnp.broadcast_to(values[..., None, :], (*lead, plan.rounds, values.shape[-1]))
         return tiled.reshape((*lead, -1))
@@ -85,7 +85,7 @@ def of_rows(plan: Plan, f: int, values: Array) -> Array:
 def of_levels(plan: Plan, f: int, values: Array) -> Array:
     """Sums over the rows of each level of a factor: (..., n) -> (..., levels)."""
     size = plan.n_levels[f]
-    if plan.rounds and f == plan.chain[0]:
+    if plan.rounds:
         return jnp.sum(values.reshape((*values.shape[:-1], plan.rounds, size)), axis=-2)
     return sum_by(values, plan.levels[f], size)
 

@@ -1,4 +1,4 @@
-"""The responses of many lanes, checked against their design and filled up to its buckets."""
+"""The responses of many lanes, checked against their design and put into its slots."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixedlm_jax.buckets import lane_bucket
+from mixedlm_jax.buckets import lane_slots
 from mixedlm_jax.design import Design
 from mixedlm_jax.errors import DataError
 from mixedlm_jax.families import Family
@@ -14,7 +14,7 @@ from mixedlm_jax.lanes import Responses
 
 
 class CheckedResponses(NamedTuple):
-    """Responses of `padded` rows, one row a lane.
+    """Responses in the `lane_slots` of their design, one row a lane.
 
     usable: which lanes can be fitted (lanes,). nobs: rows that count in each (lanes,).
     """
@@ -55,9 +55,9 @@ def check_responses(
 
     # a row that does not count, and one that fills up a bucket, holds what the first that does
     # holds: no derivative is lost in it
-    some, size = np.any(valid, axis=1), lane_bucket(y.shape[1])
-    valid = np.pad(valid, ((0, 0), (0, size - y.shape[1])))
-    row = np.where(valid, np.arange(size), np.argmax(valid, axis=1)[:, None])
+    some, slots = np.any(valid, axis=1), lane_slots(design)
+    valid = valid[:, slots.row] & slots.used
+    row = np.where(valid, slots.row, slots.row[np.argmax(valid, axis=1)][:, None])
     y = np.where(some[:, None], np.take_along_axis(y, row, axis=1), 0.0)
     trials = np.take_along_axis(trials, row, axis=1)
     usable = some & (np.ptp(y / trials, axis=1) > 0.0)
@@ -65,7 +65,7 @@ def check_responses(
     low, high = family.bounds(trials)
     ends = np.where(y <= low, -1, np.where(y >= high, 1, 0)).astype(np.int8) * valid
     per_lane = bool(np.any(missing & counted))
-    weights = np.append(design.weights, np.zeros(size - len(counted)))
+    weights = np.where(slots.used, design.weights[slots.row], 0.0)
     return CheckedResponses(
         Responses(
             y=y,
