@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from functools import partial
+
 import fitted
+import jax
 import numpy as np
+import oracle
 import pytest
+import records
 
 import mixedlm_jax as mlm
+from mixedlm_jax.buckets import bucket, filled_rows, padded
+from mixedlm_jax.inference import cluster_derivatives, point_of
+from mixedlm_jax.objective import objective_for
 from mixedlm_jax.resampling import leave_out_groups
 
 
@@ -41,3 +51,79 @@ def test_another_factor_than_the_first():
     found = np.asarray(lanes.responses.weights)
     np.testing.assert_array_equal(found[:, :n], weights)
     np.testing.assert_array_equal(found[:, n:], 0.0)
+
+
+# The largest error of a dfbeta by one Newton step.
+MEASURED = [("contraception_intercept", 0.05), ("epil_intercept", 0.05)]
+
+
+def derivatives(model):
+    """Scores and negative Hessians of the levels of a model's factor."""
+    levels, count = model.design.factors[0].levels, model.design.factors[0].n_levels
+    with jax.enable_x64(True):
+        point = point_of(padded(model.design), model.family, model.fit)
+        rows = filled_rows(levels, len(point.problem.y))
+        objective = objective_for(model.fit.nAGQ)
+        found = cluster_derivatives(
+            objective, point.params, point.problem, point.u, rows, bucket(count)
+        )
+    return [np.asarray(part)[:count] for part in found]
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("cbpp_logit", 0), ("cbpp_logit_agq10", 10)])
+def test_derivatives_of_each_group_are_those_of_its_likelihood(name, nodes):
+    model = fitted.recorded(name)
+    scores, hessians = derivatives(model)
+    np.testing.assert_allclose(scores.sum(axis=0), 0.0, atol=1e-4)
+    whole = np.linalg.inv(model.vcov(full=True))
+    np.testing.assert_allclose(hessians.sum(axis=0), whole, rtol=1e-6, atol=1e-6)
+    problem = records.arrays(records.MODELS[name]).problem
+    block, trials = problem.blocks[0], problem.trials
+
+    def log_likelihood(rows, x):
+        part = replace(
+            problem,
+            y=problem.y[rows],
+            X=problem.X[rows],
+            trials=trials[rows],
+            blocks=[oracle.Block(block.levels[rows], block.n_levels, block.Z[:, rows])],
+        )
+        Lambda, beta = [np.array([[x[0]]])], x[1:]
+        if nodes:
+            return oracle.quadrature(part, beta, Lambda, n_nodes=nodes)
+        return oracle.laplace(part, beta, Lambda).log_likelihood
+
+    at = np.append(model.theta, model.beta)
+    for herd in (0, 7):
+        own = partial(log_likelihood, block.levels == herd)
+        np.testing.assert_allclose(scores[herd], oracle.gradient_fd(own, at), atol=1e-7)
+        np.testing.assert_allclose(hessians[herd], -oracle.hessian_fd(own, at), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "most"), MEASURED)
+def test_one_newton_step_against_refits(name, most):
+    model = fitted.recorded(name)
+    refitted = mlm.influence(model, method="refit")
+    step = mlm.influence(model, method="step")
+    assert (refitted.fits is not None, step.fits) == (True, None)
+    away = np.abs(step.dfbetas - refitted.dfbetas).to_numpy().max()
+    assert away < most
+    assert step.cooks_distance.idxmax() == refitted.cooks_distance.idxmax()
+    assert "by one Newton step" in str(step)
+
+
+def test_many_groups_are_left_out_by_a_step(monkeypatch):
+    monkeypatch.setattr(sys.modules["mixedlm_jax.influence"], "MOST_GROUPS", 14)
+    found = mlm.influence(fitted.recorded("cbpp_logit"))
+    assert found.method == "step"
+    assert found.ok.all()
+
+
+def test_a_boundary_and_what_has_no_step():
+    model = fitted.singular()
+    step = mlm.influence(model, method="step")
+    assert np.isfinite(step.cooks_distance).all()
+    with pytest.raises(mlm.ArgumentError, match="'LOCATION' have rows in several groups of"):
+        mlm.influence(fitted.recorded("grouseticks_three"), "BROOD", method="step")
+    with pytest.raises(mlm.ArgumentError, match="no method 'jackknife'"):
+        mlm.influence(model, method="jackknife")
