@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -535,6 +536,32 @@ class GlmerResult(Fitted):
             seed=seed,
         )
 
+    # Pictures.
+
+    def plot(self, ax: Any = None, *, nsim: int = 250, seed: int | None = 1) -> Any:
+        """Is the model right? Panels of residuals on matplotlib Axes; see `mlm.plot_residuals`."""
+        return _plots().plot_residuals(self, ax, nsim=nsim, seed=seed)
+
+    def plot_ranef(self, ax: Any = None, **options: Any) -> Any:
+        """Conditional modes with intervals, sorted; see `mlm.plot_ranef`."""
+        return _plots().plot_ranef(self, ax, **options)
+
+    def plot_qq(self, ax: Any = None, **options: Any) -> Any:
+        """QQ plots of the random effects, or of residuals; see `mlm.plot_qq`."""
+        return _plots().plot_qq(self, ax, **options)
+
+    def plot_profile(self, ax: Any = None, **options: Any) -> Any:
+        """Profile zeta curves with the interval they give; see `mlm.plot_profile`."""
+        return _plots().plot_profile(self, ax, **options)
+
+    def plot_effects(self, predictor: str, ax: Any = None, **options: Any) -> Any:
+        """Predictions along a predictor with their band, over the data; see `mlm.plot_effects`."""
+        return _plots().plot_effects(self, predictor, ax, **options)
+
+    def plot_forest(self, ax: Any = None, **options: Any) -> Any:
+        """Coefficients with intervals; see `mlm.plot_forest`, which draws several models too."""
+        return _plots().plot_forest(self, ax, **options)
+
     # Printing.
 
     def summary(self, correlation: bool | None = None) -> Summary:
@@ -556,6 +583,11 @@ class GlmerResult(Fitted):
 
     def _repr_html_(self) -> str:
         return self.summary().html()
+
+
+def _plots() -> Any:
+    """The functions that draw, imported with the first picture."""
+    return importlib.import_module("mixedlm_jax.plots")
 
 
 def fit_call(

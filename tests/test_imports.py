@@ -124,6 +124,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "ranef",
         "tidy",
         "getme",
+        "canvas",
     ),
     "comparing": (
         "call",
@@ -152,6 +153,14 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "predicting": ("predictive", "predictions"),
     "judging": ("explained", "collinearity", "simulated_residuals", "influence"),
+    "pictures": (
+        "plots.modes",
+        "plots.residuals",
+        "plots.profiles",
+        "plots.effects",
+        "plots.forest",
+        "plots",
+    ),
     "face": ("summarise", "model", "modular", "api", "functional", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
@@ -176,7 +185,8 @@ DEFERRED = {
     ("getme", "scipy.sparse"),
     ("many", "tqdm"),
     ("pooling", "scipy.special"),
-    ("power", "matplotlib.pyplot"),
+    ("canvas", "f'matplotlib.{module}'"),
+    ("model", "mixedlm_jax.plots"),
     ("adequacy", "scipy.special"),
     ("functional", "optax"),
     ("inference.chi_squared", "scipy.special"),
