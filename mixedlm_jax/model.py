@@ -479,18 +479,21 @@ class GlmerResult(Fitted):
             Which random effects to condition on: all (None), none ("~0" or "NA": the typical
             group, b = 0, which is not the average over groups), or some of the model's terms
             such as "~(1 | g)". "marginal" averages over the groups: the random effects are
-            integrated out, and newdata needs no columns of groups.
+            integrated out, and newdata needs no columns of groups. Its standard errors are those
+            of all parameters, its prediction intervals those of a new group.
         allow_new_levels
             Predict for levels the model was not fitted with, at b = 0; their prior variance enters
             the standard errors.
         se_fit
-            Add a column `se.fit`, glmmTMB's: the uncertainty of the parameters and of the random
-            effects conditioned on, jointly; by the delta method where type is not "link".
+            Add a column `se.fit`, glmmTMB's: the uncertainty of the parameters, dispersion and
+            structural zeros among them, and of the random effects conditioned on, jointly; by the
+            delta method where type is not "link".
             Covariance parameters on their boundary count as known. Where crossed factors leave a
             Schur complement too large to be formed, each row costs a solution: give few rows.
         interval
-            "confidence": columns `lower` and `upper`, Wald's on the scale of the linear predictor,
-            then transformed. "prediction": limits for a new response (a share of the trials, where
+            "confidence": columns `lower` and `upper`, Wald's on the scale of the linear predictor
+            (of the prediction's link where it depends on more than that, the logit of zprob), then
+            transformed. "prediction": limits for a new response (a share of the trials, where
             there are any) by 4000 draws of parameters, random effects and response; precision
             weights of new rows are 1.
         level, seed
@@ -506,7 +509,7 @@ class GlmerResult(Fitted):
         ------
         ArgumentError
             For another `type`, `interval` or `level`, a `re_form` that is no subset of the model's
-            terms, and for standard errors of what depends on more than the linear predictor.
+            terms, and for standard errors of a zprob that the model does not estimate.
         DataError
             For newdata without a column that is needed, or with an unseen level; for intervals
             that leave the domain of a restricted link.
@@ -521,8 +524,10 @@ class GlmerResult(Fitted):
              fit  se.fit  lower  upper
         0  0.308   0.081  0.175  0.483
         1  0.142   0.052  0.066  0.277
-        >>> print(model.predict(new, re_form="marginal").round(3))
-        [0.216 0.097]
+        >>> print(model.predict(new, re_form="marginal", se_fit=True).round(3))
+             fit  se.fit
+        0  0.216   0.036
+        1  0.097   0.027
         """
         return predict_rows(
             self,

@@ -103,6 +103,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "inference.chi_squared",
         "inference.components",
         "inference.conditional",
+        "inference.expectation",
         "inference.point",
         "inference.laplace_check",
         "inference.charts",
@@ -112,6 +113,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "inference",
         "threads",
         "uncertainty",
+        "expectation",
         "predict",
         "diagnostics",
         "pearson",
@@ -119,6 +121,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "adequacy",
         "markup",
         "noted",
+        "adjustment",
         "approximation",
         "report",
         "ranef",
@@ -152,6 +155,14 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "all_fit",
     ),
     "predicting": ("predictive", "predictions"),
+    "averaging": (
+        "averages",
+        "reference_grid",
+        "contrasts",
+        "estimated_means",
+        "margins",
+        "marginaleffects",
+    ),
     "judging": ("explained", "collinearity", "simulated_residuals", "influence"),
     "pictures": (
         "plots.modes",
@@ -171,7 +182,11 @@ ENGINE = list(
 
 # What is imported where it is used: dependencies a user may do without, and those that are slow to
 # import and that most runs never need.
-OPTIONAL = {("optimize", "nlopt")}
+OPTIONAL = {
+    ("optimize", "nlopt"),
+    ("marginaleffects", "marginaleffects.classes.model"),
+    ("marginaleffects", "polars"),
+}
 DEFERRED = {
     ("optimize", "scipy.optimize"),
     ("minimisers", "scipy.optimize"),
@@ -190,6 +205,7 @@ DEFERRED = {
     ("adequacy", "scipy.special"),
     ("functional", "optax"),
     ("inference.chi_squared", "scipy.special"),
+    ("adjustment", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
 SHAPELESS = {"utils", "util", "helpers", "helper", "common", "misc", "compat", "tools", "mixins"}

@@ -16,6 +16,12 @@ from mixedlm_jax.inference.conditional import (
     row_uncertainty,
 )
 from mixedlm_jax.inference.covariance import correlation, standard_errors
+from mixedlm_jax.inference.expectation import (
+    expected_slopes,
+    expected_values,
+    factor_slopes,
+    factors_at,
+)
 from mixedlm_jax.inference.laplace_check import (
     Correction,
     QuadratureCheck,
@@ -55,6 +61,10 @@ __all__ = [
     "conditional_covariance",
     "correlation",
     "delta_covariance",
+    "expected_slopes",
+    "expected_values",
+    "factor_slopes",
+    "factors_at",
     "in_reported_scale",
     "joint_leverages",
     "lane_components",
