@@ -67,7 +67,10 @@ def derivatives(model):
     return [np.asarray(part)[:count] for part in found]
 
 
-@pytest.mark.parametrize(("name", "nodes"), [("cbpp_logit", 0), ("cbpp_logit_agq10", 10)])
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [("cbpp_logit", 0), pytest.param("cbpp_logit_agq10", 10, marks=pytest.mark.slow)],
+)
 def test_derivatives_of_each_group_are_those_of_its_likelihood(name, nodes):
     model = fitted.recorded(name)
     scores, hessians = derivatives(model)
