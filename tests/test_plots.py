@@ -445,6 +445,21 @@ def test_a_number_of_many_lines_is_refused():
     assert_legible(ax)
 
 
+def test_a_mean_that_has_no_band_of_a_polars_frame():
+    polars = pytest.importorskip("polars")
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=120)
+    y = rng.poisson(np.exp(0.8 + 0.5 * x)) * (rng.random(120) < 0.7)
+    model = mlm.glm("y ~ x", polars.DataFrame({"x": x, "y": y}), "poisson", ziformula="~ 1")
+    with pytest.raises(mlm.ArgumentError, match=r"poisson family .* no band: give level=None"):
+        model.plot_effects("x")
+    ax = model.plot_effects("x", blank(), level=None)
+    (line,) = ax.get_lines()  # the data are dots
+    expected = model.predict(pd.DataFrame({"x": line.get_xdata()}))
+    np.testing.assert_allclose(line.get_ydata(), expected)
+    assert ax.get_title() == "no band"
+
+
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(mlm.MissingPackageError, match=r'install "matplotlib>=3.9"') as caught:

@@ -63,7 +63,7 @@ def plot_profile(
     >>> ax = mlm.plot_profile(model, Figure().subplots(), parm="sd_(Intercept)|ID")
     >>> print(ax.get_title())
     sd_(Intercept)|ID
-    95%: 0.584 to 1.99
+    95%: 0.204 to 1.8
     """
     check_fitted(model, "plot_profile")
     parts = chosen(parm, estimates(model))

@@ -192,6 +192,8 @@ def _quantile_residuals(ax: Any, model: Fitted, simulated: SimulatedResiduals) -
         line = of_bins(eta, residual, count, lambda part, share=share: np.quantile(part, share))
         ax.plot(*line.T, "o-", color="C3", markersize=2.5, linewidth=1.2)
         ax.axhline(share, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+    if len(distinct) == 1:  # only spread out to be seen
+        ax.set_xticks(distinct, [f"{distinct[0]:.3g}"])
     ax.set_ylim(-0.02, 1.02)
     ax.set_yticks([0.0, *_QUARTILES, 1.0])
     at_zero = " at b = 0" * bool(model.labels.factors)
