@@ -16,8 +16,9 @@ import records
 
 import mixedlm_jax as mlm
 from mixedlm_jax.buckets import bucket, filled_rows, padded
-from mixedlm_jax.inference import cluster_derivatives, point_of
+from mixedlm_jax.inference import Point, cluster_derivatives, point_of, without_each
 from mixedlm_jax.objective import objective_for
+from mixedlm_jax.problem import Params, make_problem
 from mixedlm_jax.resampling import leave_out_groups
 
 
@@ -99,6 +100,22 @@ def test_derivatives_of_each_group_are_those_of_its_likelihood(name, nodes):
         own = partial(log_likelihood, model.design.factors[0].levels == herd)
         np.testing.assert_allclose(scores[herd], oracle.gradient_fd(own, at), atol=1e-7)
         np.testing.assert_allclose(hessians[herd], -oracle.hessian_fd(own, at), atol=1e-5)
+
+
+def test_a_step_and_where_there_is_none():
+    model = fitted.recorded("cbpp_logit")
+    whole = np.array([[4.0, 1.0], [1.0, 2.0]])
+    params = Params(np.array([0.5]), np.array([1.0]), np.zeros(0))
+    problem = make_problem(model.design, model.family)
+    point = Point(problem, params, (), np.linalg.inv(whole))
+    scores, hessian = np.array([[0.3, -0.2], [0.1, 0.1]]), np.array([[1.0, 0.0], [0.0, 0.5]])
+    found = without_each(point, scores, np.array([hessian, 5.0 * hessian]))
+    np.testing.assert_array_equal(found.sound, [True, False])
+    expected = np.array([0.5, 1.0]) - np.linalg.solve(whole - hessian, scores[0])
+    np.testing.assert_allclose(found.params[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(found.covariance[0], np.linalg.inv(whole - hessian), rtol=1e-12)
+    assert np.isnan(found.params[1]).all()
+    assert np.isnan(found.covariance[1]).all()
 
 
 def largest_error(model):

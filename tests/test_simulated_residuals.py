@@ -109,6 +109,18 @@ def test_typical_means_of_refits():
     np.testing.assert_allclose(found._ranked[0], own, atol=1e-8)
 
 
+def test_refits_that_fail(monkeypatch):
+    model = fitted.recorded("cbpp_logit")
+    wanted = {"nsim": 200, "seed": 3, "re_form": None, "refit": True}
+    with pytest.warns(mlm.ConvergenceWarning, match="1 of 200 fits") as caught:
+        found = mlm.simulate_residuals(model, **wanted)  # one is separated
+    assert caught[0].filename == __file__
+    assert (len(found.simulated), len(found.fits), np.sum(~found.fits.ok)) == (199, 200, 1)
+    monkeypatch.setattr("mixedlm_jax.simulated_residuals._FEWEST", 200)
+    with pytest.raises(mlm.FitError, match="1 of 200 fits to simulated responses failed, and 200"):
+        mlm.simulate_residuals(model, **wanted)
+
+
 def test_refits_allow_for_what_random_effects_have_taken():
     model, rng = counts(), np.random.default_rng(2)
     kept = mlm.simulate_residuals(model, nsim=100, seed=1, re_form=None)
