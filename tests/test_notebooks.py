@@ -45,7 +45,7 @@ def path(request):
 
 
 def test_there_are_notebooks():
-    names = ["gene_screen", "laplace_or_agq", "power_study", "tutorial"]
+    names = ["gene_screen", "inference", "laplace_or_agq", "power_study", "tutorial"]
     assert [path.stem for path in executed.SOURCES] == names
 
 

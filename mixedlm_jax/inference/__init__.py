@@ -29,6 +29,7 @@ from mixedlm_jax.inference.laplace_check import (
     quadrature_check,
     second_order_correction,
 )
+from mixedlm_jax.inference.left_out import LeftOut, cluster_derivatives, without_each
 from mixedlm_jax.inference.point import (
     Point,
     delta_covariance,
@@ -43,6 +44,7 @@ from mixedlm_jax.inference.wald import check_level, wald_intervals, wald_statist
 __all__ = [
     "Correction",
     "Curve",
+    "LeftOut",
     "Limit",
     "Point",
     "QuadratureCheck",
@@ -52,6 +54,7 @@ __all__ = [
     "check_level",
     "chi_squared_tail",
     "chi_squared_tails",
+    "cluster_derivatives",
     "cluster_scores",
     "component_order",
     "component_slopes",
@@ -77,4 +80,5 @@ __all__ = [
     "wald_statistic",
     "wald_tests",
     "with_known_boundary",
+    "without_each",
 ]
