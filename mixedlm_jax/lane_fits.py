@@ -67,7 +67,9 @@ class Shared:
     """What all lanes have in common.
 
     given, problem: the problem of the design, with X as it was given and as it is searched over.
-    back: takes the beta that is searched over to the one that is reported (p, p). mesh: the devices
+    back: takes the beta that is searched over to the one that is reported (p, p). stepping: the
+    problem with rows in rounds, if they are: sums along an axis are quick, their second derivatives
+    are not. mesh: the devices
     that lanes are divided among, None for the one device there is.
     """
 
@@ -75,6 +77,7 @@ class Shared:
     given: Problem
     problem: Problem
     back: np.ndarray
+    stepping: Problem
     control: GlmerControl
     mesh: Mesh | None = None
     most: int = 2**30
@@ -97,7 +100,8 @@ class Shared:
                 f"control=GlmerControl(max_corner={given.plan.n_columns}), or fit one by one"
             )
         problem, back = conditioned(given)
-        return cls(nAGQ, given, problem, back, control, mesh, most)
+        stepping = problem.replace(plan=with_rounds(problem.plan))
+        return cls(nAGQ, given, problem, back, stepping, control, mesh, most)
 
     @property
     def objective(self) -> Objective:
@@ -121,8 +125,7 @@ def fit_lanes(shared: Shared, responses: Responses, searches: Search) -> LaneFit
     objective, problem, mesh, width = shared.objective, shared.problem, shared.mesh, shared.width
     given_responses, responses = responses, _in_searched_basis(responses, shared.back)
     placed = jax.device_put(problem) if mesh is None else problem
-    # derivatives of sums along an axis take longer than those of sums by level: steps have them
-    stepping = placed.replace(plan=with_rounds(problem.plan))
+    stepping = jax.device_put(shared.stepping) if mesh is None else shared.stepping
 
     def search(responses: Responses, searches: Search, tol: float) -> None:
         search_lanes(objective, stepping, responses, searches, width=width, tol=tol, mesh=mesh)
@@ -150,12 +153,15 @@ def fit_lanes(shared: Shared, responses: Responses, searches: Search) -> LaneFit
     bounded = _is_bounded(problem)
     for lane in map(int, np.flatnonzero(~judged.ok)):
         own = lane_slice(responses, lane).of(problem)
-        given = lane_slice(given_responses, lane).of(shared.given)
+
+        def given(lane: int = lane) -> Problem:
+            return lane_slice(given_responses, lane).of(shared.given)
+
         ended, known = lane_slice(searches, lane), lane_slice(found, lane)
         _judge_one(shared, own, given, ended, known, judged, lane)
         odd = bounded and not found.longest[lane] <= ODD_SD
         if odd or (not judged.ok[lane] and judged.code[lane] != Code.SEPARATED):
-            _rescue(shared, given, judged, lane)
+            _rescue(shared, given(), judged, lane)
     return judged
 
 
@@ -267,7 +273,7 @@ def _near_limit(problem: Problem, phi: np.ndarray) -> np.ndarray:
 def _judge_one(
     shared: Shared,
     problem: Problem,
-    given: Problem,
+    given: Callable[[], Problem],
     search: Search,
     found: Ending,
     judged: LaneFits,
@@ -286,7 +292,7 @@ def _judge_one(
     verdict = outcome.verdict()
     doubtful = not verdict.ok or found.reached or not found.condition < SUSPECT_CONDITION
     if doubtful and shared.control.check_separation:
-        verdict = outcome.verdict(separated_columns(given))
+        verdict = outcome.verdict(separated_columns(given()))
     judged.vcov[lane] = reported_covariance(
         shared.objective,
         outcome,

@@ -1,4 +1,4 @@
-"""Where many fits of one design start: all at one fit, or each at rough values of its own."""
+"""Where many fits of one design start: near one fit, or each at rough values of its own."""
 
 from __future__ import annotations
 
@@ -13,20 +13,31 @@ from mixedlm_jax.arrays import Array
 from mixedlm_jax.compiled import program
 from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.dispersion import coefficients
-from mixedlm_jax.lanes import Responses, batches, filled, lane_slice, on_devices
+from mixedlm_jax.lanes import (
+    Responses,
+    batches,
+    filled,
+    lane_slice,
+    lanes_at_once,
+    over_lanes,
+    problem_rows,
+)
 from mixedlm_jax.means import in_domain, link, link_mean
 from mixedlm_jax.modes import JointModes
 from mixedlm_jax.objective import Objective
 from mixedlm_jax.optimize import Search
 from mixedlm_jax.problem import Params, Problem
-from mixedlm_jax.start import Start, inverse_metric, prepare
+from mixedlm_jax.start import (
+    LEAST_INFORMATION,
+    SCORING_ROUNDS,
+    Start,
+    inverse_metric,
+    prepare,
+)
 
-
-def starts_at(first: Search, count: int) -> Search:
-    """`count` lanes that all start at one point with its metric (NumPy, one row a lane)."""
-    return jax.tree.map(
-        lambda leaf: np.repeat(np.asarray(leaf)[None], count, axis=0), _begun(first)
-    )
+# A sum of variances, of parameters in the unit of their own information, that says of a weak
+# direction.
+_WEAK = 1e4
 
 
 def _begun(search: Search) -> Search:
@@ -53,46 +64,106 @@ def rough_starts(
     `effect_unit` an effect; then joint modes there, and the metric that goes with them.
     """
     first = _rough_params(problem, responses)
-    count = len(first.beta)
-    parts = []
+    # scoring of theta asks for a dispersion that is about right
+    rounds = 0 if problem.n_phi else SCORING_ROUNDS
+    return prepared_starts(
+        objective, problem, responses, first, rounds=rounds, width=width, mesh=mesh
+    )
+
+
+def prepared_starts(
+    objective: Objective,
+    problem: Problem,
+    responses: Responses,
+    first: Params,
+    *,
+    rounds: int,
+    width: int,
+    mesh: Mesh | None = None,
+) -> Search:
+    """Each lane at the joint modes of (u, beta) at its first parameters (NumPy, one row a lane).
+
+    rounds: of scoring that theta is improved by.
+    """
+    count, parts = len(first.beta), []
+    at_once = lanes_at_once(problem_rows(problem, responses), width, mesh)
     for lanes in batches(count, width):
         own = filled(lanes, width)
-        found = _prepare_lanes(mesh, problem, lane_slice(responses, own), lane_slice(first, own))
+        found = _prepare_lanes(
+            mesh,
+            at_once,
+            np.asarray(len(lanes)),
+            problem,
+            np.asarray(rounds),
+            lane_slice(responses, own),
+            lane_slice(first, own),
+        )
         parts.append(lane_slice(jax.device_get(found), np.arange(len(lanes))))
     ready: Start = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     leaves = [leaf.reshape((count, -1)) for leaf in jax.tree.leaves(ready.modes)]
-    finite = np.all(np.isfinite(np.concatenate(leaves, axis=1)), axis=1)
+    finite = np.all(np.isfinite(np.concatenate([ready.first, *leaves], axis=1)), axis=1)
 
     def choose(new: np.ndarray, old: np.ndarray) -> np.ndarray:
         return np.where(finite.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
     origin = tuple(np.zeros_like(part) for part in ready.modes.u)
     modes = jax.tree.map(choose, ready.modes, JointModes(origin, first.beta))
-    params = first._replace(beta=modes.beta)
+    params = first._replace(theta=choose(ready.first, first.theta), beta=modes.beta)
     return _begun(
         Search(
             x=objective.x_of(params),
             value=np.zeros(count),
             gradient=np.zeros((count, objective.x_of(params).shape[-1])),
             aux=objective.aux_of(modes),
-            inverse=inverse_metric(*objective.metric_blocks(ready.theta, ready.beta, ready.phi)),
+            inverse=_inverse_metrics(*objective.metric_blocks(ready.theta, ready.beta, ready.phi)),
             length=np.ones(count),
             gain=np.zeros(count),
         )
     )
 
 
-@program("mesh")
+def _inverse_metrics(*blocks: np.ndarray) -> np.ndarray:
+    """`inverse_metric` of many lanes; eigenvalues, which take long, only for weak directions."""
+    sizes = [block.shape[-1] for block in blocks]
+    ends = np.cumsum(sizes)
+    inverse, sound = np.zeros((len(blocks[0]), ends[-1], ends[-1])), np.array(True)
+    for block, size, end in zip(blocks, sizes, ends, strict=True):
+        scale = 1.0 / np.sqrt(np.maximum(np.diagonal(block, 0, 1, 2), LEAST_INFORMATION))
+        try:
+            root = np.linalg.cholesky(block * scale[:, :, None] * scale[:, None, :])
+        except np.linalg.LinAlgError:  # a lane's is not positive definite
+            return inverse_metric(*blocks)
+        half = np.linalg.inv(root)
+        sound = sound & (np.sum(half**2, axis=(1, 2)) < _WEAK)
+        half *= scale[:, None, :]
+        inverse[:, end - size : end, end - size : end] = np.swapaxes(half, 1, 2) @ half
+    weak = np.flatnonzero(~sound)
+    if len(weak):
+        inverse[weak] = inverse_metric(*(block[weak] for block in blocks))
+    return inverse
+
+
+@program("mesh", "at_once")
 def _prepare_lanes(
-    mesh: Mesh | None, problem: Problem, responses: Responses, first: Params
+    mesh: Mesh | None,
+    at_once: int,
+    count: Array,
+    problem: Problem,
+    rounds: Array,
+    responses: Responses,
+    first: Params,
 ) -> Start:
-    def of_lanes(problem: Any, responses: Any, first: Any) -> Any:
+    """`prepare` of the first `count` lanes, `at_once` at a time; rounds: of scoring."""
+
+    def begin(shared: Any, lanes: Any) -> Start:
+        problem, rounds = shared
+
         def one(response: Responses, own: Params) -> Start:
-            return prepare(response.of(problem), own, 0)
+            return prepare(response.of(problem), own, rounds)
 
-        return jax.vmap(one)(responses, first)
+        return jax.vmap(one)(*lanes)
 
-    return on_devices(of_lanes, mesh, problem, responses, first)
+    return over_lanes(begin, mesh, at_once, count, (problem, rounds), (responses, first))
 
 
 def _rough_params(problem: Problem, responses: Responses) -> Params:

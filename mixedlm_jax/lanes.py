@@ -125,6 +125,11 @@ def width_of(objective: Objective, problem: Problem) -> int:
     return _power_of_two(more * _CALL_ROWS // rows, more * _MOST_LANES)
 
 
+def lanes_at_once(rows: int, width: int, mesh: Mesh | None) -> int:
+    """How many of the lanes of a call take a step at a time, each of so many rows."""
+    return _at_once(rows, width // (1 if mesh is None else mesh.size), _STEP_ROWS)
+
+
 def _at_once(rows: int, lanes: int, capacity: int) -> int:
     """How many of the lanes of a call are worked on at a time; divides them."""
     more = _capacity()
@@ -141,17 +146,50 @@ def _capacity() -> int:
     return 1 if jax.default_backend() == "cpu" else _ACCELERATOR
 
 
-def on_devices(function: Callable, mesh: Mesh | None, *args: Any) -> Any:
-    """Apply a function of (shared, lanes...) with the lanes divided among the devices of a mesh.
+def over_lanes(
+    function: Callable, mesh: Mesh | None, at_once: int, count: Array, shared: Any, lanes: Any
+) -> Any:
+    """A function of (shared, lanes) applied to `at_once` lanes at a time, on all devices of a mesh.
 
-    Each device drives its own loops: nothing is exchanged between them.
+    lanes: a pytree (width, ...), of which the first `count` are somebody's. What is made of the
+    others, those of the last piece aside, is 0. Each device drives its own loops: nothing is
+    exchanged between them.
     """
+
+    def of_device(shared: Any, lanes: Any) -> Any:
+        own = len(jax.tree.leaves(lanes)[0])
+        first = 0 if mesh is None else jax.lax.axis_index(AXIS) * own
+        pieces = jnp.clip(-((first - count) // at_once), 0, own // at_once)
+        return _in_pieces(lambda some: function(shared, some), lanes, at_once, pieces)
+
     if mesh is None:
-        return function(*args)
-    lanes, shared = PartitionSpec(AXIS), PartitionSpec()
-    specs = (shared, *[lanes] * (len(args) - 1))
-    spread = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=lanes, check_vma=False)
-    return spread(*args)
+        return of_device(shared, lanes)
+    specs = (PartitionSpec(), PartitionSpec(AXIS))
+    spread = jax.shard_map(
+        of_device, mesh=mesh, in_specs=specs, out_specs=specs[1], check_vma=False
+    )
+    return spread(shared, lanes)
+
+
+def _in_pieces(function: Callable, lanes: Any, size: int, pieces: Array) -> Any:
+    """A function of lanes applied to `pieces` times `size` of them, 0 for the others."""
+
+    def folded(leaf):
+        return leaf.reshape((leaf.shape[0] // size, size, *leaf.shape[1:]))
+
+    def unfolded(leaf):
+        return leaf.reshape((leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]))
+
+    given = jax.tree.map(folded, lanes)
+    most = len(jax.tree.leaves(given)[0])
+
+    def work(piece, made):
+        found = function(jax.tree.map(lambda leaf: leaf[piece], given))
+        return jax.tree.map(lambda all_of, new: all_of.at[piece].set(new), made, found)
+
+    one = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], given))
+    blank = jax.tree.map(lambda leaf: jnp.zeros((most, *leaf.shape), leaf.dtype), one)
+    return jax.tree.map(unfolded, jax.lax.fori_loop(0, pieces, work, blank))
 
 
 @program("objective", "mesh", "steps", "at_once")
@@ -160,24 +198,22 @@ def take_steps(
     mesh: Mesh | None,
     steps: int,
     at_once: int,
+    count: Array,
     problem: Problem,
     responses: Responses,
     searches: Search,
 ) -> Search:
-    """`steps` steps of every lane, `at_once` lanes at a time."""
+    """`steps` steps of the first `count` lanes, `at_once` lanes at a time."""
 
-    def of_lanes(problem, responses, searches):
+    def step(problem, lanes):
         def one(response, search):
             own = response.of(problem)
             return advance(lambda x, aux: objective.evaluate(own, x, aux), search)
 
-        def some(lanes):
-            own, begun = lanes
-            return jax.lax.fori_loop(0, steps, lambda _, at: jax.vmap(one)(own, at), begun)
+        own, begun = lanes
+        return jax.lax.fori_loop(0, steps, lambda _, at: jax.vmap(one)(own, at), begun)
 
-        return _in_pieces(some, (responses, searches), at_once)
-
-    return on_devices(of_lanes, mesh, problem, responses, searches)
+    return over_lanes(step, mesh, at_once, count, problem, (responses, searches))
 
 
 @program("objective", "mesh", "at_once")
@@ -185,38 +221,26 @@ def endings(
     objective: Objective,
     mesh: Mesh | None,
     at_once: int,
+    count: Array,
     problem: Problem,
     back: Array,
     responses: Responses,
     searches: Search,
 ) -> Ending:
-    """`Ending` of every lane, `at_once` at a time.
+    """`Ending` of the first `count` lanes, `at_once` at a time.
 
     back: takes the beta that was searched over to the one that is reported (p, p).
     """
 
-    def of_lanes(shared, responses, searches):
+    def end(shared, lanes):
         problem, back = shared
 
-        def one(lane):
-            response, search = lane
+        def one(response, search):
             return _ending(objective, response.of(problem), back, search, response.ends)
 
-        return _in_pieces(jax.vmap(one), (responses, searches), at_once)
+        return jax.vmap(one)(*lanes)
 
-    return on_devices(of_lanes, mesh, (problem, back), responses, searches)
-
-
-def _in_pieces(function: Callable, lanes: Any, size: int) -> Any:
-    """A function of lanes applied to `size` of them at a time, which divides their number."""
-
-    def folded(leaf):
-        return leaf.reshape((leaf.shape[0] // size, size, *leaf.shape[1:]))
-
-    def unfolded(leaf):
-        return leaf.reshape((leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]))
-
-    return jax.tree.map(unfolded, jax.lax.map(function, jax.tree.map(folded, lanes)))
+    return over_lanes(end, mesh, at_once, count, (problem, back), (responses, searches))
 
 
 def _ending(
@@ -364,20 +388,20 @@ def search_lanes(
     """Drive every lane until the predicted gain is below `tol`; `searches` is changed in place.
 
     searches: NumPy arrays (lanes, ...), each lane at any point. width: lanes that take a step
-    in one call; the last few go on in a program of an eighth of it. Returns which lanes arrived
-    (lanes,); the others found no way down, or went further than `_MAX_EVALUATIONS`.
+    in one call. Returns which lanes arrived (lanes,); the others found no way down, or went further
+    than `_MAX_EVALUATIONS`.
     """
     evaluations = np.zeros(len(searches.value), int)
     rows = problem_rows(problem, responses) * objective.width(problem)
-    devices = 1 if mesh is None else mesh.size
 
-    def step(lanes: np.ndarray, width: int) -> None:
+    def step(lanes: np.ndarray) -> None:
         own = filled(lanes, width)
         reached = take_steps(
             objective,
             mesh,
             _STEPS,
-            _at_once(rows, width // devices, _STEP_ROWS),
+            lanes_at_once(rows, width, mesh),
+            np.asarray(len(lanes)),
             problem,
             lane_slice(responses, own),
             lane_slice(searches, own),
@@ -387,8 +411,7 @@ def search_lanes(
 
     # the first steps of all: they take the most Newton rounds for the modes
     for lanes in batches(len(evaluations), width):
-        step(lanes, width)
-    narrow = _narrow(objective, problem, width, mesh)
+        step(lanes)
     while True:
         on_the_way = (
             ~(searches.gain < tol)
@@ -399,15 +422,7 @@ def search_lanes(
         lanes = np.flatnonzero(on_the_way)
         if not len(lanes):
             return searches.gain < tol
-        few = len(lanes) <= narrow
-        step(lanes[: narrow if few else width], narrow if few else width)
-
-
-def _narrow(objective: Objective, problem: Problem, width: int, mesh: Mesh | None) -> int:
-    """The width in which the last lanes go on: as it is, where few lanes came at all."""
-    devices = 1 if mesh is None else mesh.size
-    own = width // devices
-    return devices * (max(own // 8, 1) if own == width_of(objective, problem) else own)
+        step(lanes[:width])
 
 
 def lane_endings(
@@ -432,6 +447,7 @@ def lane_endings(
             objective,
             mesh,
             at_once,
+            np.asarray(len(lanes)),
             problem,
             back,
             lane_slice(responses, own),

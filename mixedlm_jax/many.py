@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 from mixedlm_jax.buckets import lane_slots
 from mixedlm_jax.call import Call
 from mixedlm_jax.checkpoint import Checkpoint, digest
-from mixedlm_jax.climb import first_search
 from mixedlm_jax.compiled import source_version
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels
@@ -31,17 +30,16 @@ from mixedlm_jax.fit import Fit
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.formula import parse
-from mixedlm_jax.inference import lane_components, point_of
+from mixedlm_jax.inference import lane_components
 from mixedlm_jax.lane_fits import LaneFits, Shared, fit_lanes
 from mixedlm_jax.lane_responses import CheckedResponses, check_responses
-from mixedlm_jax.lane_starts import rough_starts, starts_at
+from mixedlm_jax.lane_starts import prepared_starts, rough_starts
 from mixedlm_jax.lanes import AXIS, Responses, lane_slice, lane_update
-from mixedlm_jax.modes import JointModes
 from mixedlm_jax.names import component_names, theta_names
-from mixedlm_jax.optimize import Search, begin
+from mixedlm_jax.optimize import Search
 from mixedlm_jax.problem import Params, Problem, make_problem
 from mixedlm_jax.response import has_trials
-from mixedlm_jax.start import first_params
+from mixedlm_jax.start import SCORING_ROUNDS, first_params
 from mixedlm_jax.table import Table, free_name, with_columns
 from mixedlm_jax.threads import single_blas_thread
 
@@ -75,7 +73,7 @@ def refit_lanes(
         )
     y = _successes(model, y)
     checked = check_responses(model.design, model.family, y, index.to_numpy())
-    start = _AtModel(model.design, model.family, model.fit)
+    start = _AtModel(model.family, model.fit)
     return _fits(
         model.call, model.design, model.labels, checked, index, start, checkpoint, progress
     )
@@ -83,7 +81,7 @@ def refit_lanes(
 
 def fits_of(model: Fitted, checked: CheckedResponses, *, progress: bool | None = None) -> Fits:
     """A model fitted to lanes that are ready, each search starting at the model's estimates."""
-    start = _AtModel(model.design, model.family, model.fit)
+    start = _AtModel(model.family, model.fit)
     index = pd.RangeIndex(len(checked.usable))
     return _fits(model.call, model.design, model.labels, checked, index, start, None, progress)
 
@@ -197,33 +195,29 @@ def _successes(model: Fitted, y: np.ndarray) -> np.ndarray:
 
 
 class _AtModel(NamedTuple):
-    """All lanes start at a model's estimates, with the inverse of its Hessian as their metric."""
+    """Each lane starts where a model's estimates lead with its own response."""
 
-    design: Design
     family: Family
     fit: Fit
 
     def __call__(self, shared: Shared, responses: Responses) -> Search:
-        return starts_at(self._search(shared), len(responses.y))
-
-    def _search(self, shared: Shared) -> Search:
-        objective = shared.objective
-        at = point_of(lane_slots(self.design).of(self.design), self.family, self.fit)
-        theta, beta, phi = at.params
-        beta = np.linalg.solve(shared.back, beta)
-        if self.fit.verdict.singular or not np.all(np.isfinite(at.covariance)):
-            # a search cannot leave theta = 0, where it is stationary
-            given = {"beta": self.fit.beta, "phi": self.fit.phi}
-            first = first_params(shared.given, given)._replace(beta=beta)
-            return first_search(objective, shared.problem, first)
-        sizes = (len(theta), len(beta), len(phi))
-        turn = np.eye(sum(sizes))
-        fixed = slice(sizes[0], sizes[0] + sizes[1])
-        turn[fixed, fixed] = np.linalg.inv(shared.back)
-        covariance = turn @ at.covariance @ turn.T
-        place = objective.x_of(Params(*np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:2])))
-        x = objective.x_of(Params(theta, beta, phi))
-        return begin(x, objective.aux_of(JointModes(at.u, beta)), covariance[np.ix_(place, place)])
+        fit, count = self.fit, len(responses.y)
+        given = {"theta": fit.theta, "beta": fit.beta, "phi": fit.phi}
+        if fit.verdict.singular:  # a search cannot leave theta = 0, where it is stationary
+            del given["theta"]
+        if not np.all(np.isfinite(coordinates(self.family, shared.given.phi_matrices, fit.phi))):
+            del given["phi"]
+        first = first_params(shared.given, given)
+        first = first._replace(beta=np.linalg.solve(shared.back, first.beta))
+        return prepared_starts(
+            shared.objective,
+            shared.stepping,
+            responses,
+            Params(*(np.repeat(part[None], count, axis=0) for part in first)),
+            rounds=SCORING_ROUNDS,
+            width=shared.width,
+            mesh=shared.mesh,
+        )
 
     @property
     def described(self) -> tuple[Any, ...]:
@@ -236,7 +230,7 @@ class _Rough(NamedTuple):
 
     def __call__(self, shared: Shared, responses: Responses) -> Search:
         return rough_starts(
-            shared.objective, shared.problem, responses, width=shared.width, mesh=shared.mesh
+            shared.objective, shared.stepping, responses, width=shared.width, mesh=shared.mesh
         )
 
     @property

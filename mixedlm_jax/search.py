@@ -14,13 +14,12 @@ from mixedlm_jax.objective import Objective
 from mixedlm_jax.problem import Params, Problem
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.rescue import without_derivatives, without_gradients
+from mixedlm_jax.start import SCORING_ROUNDS
 from mixedlm_jax.verdict import MAX_GAIN
 
 # Where the response is bounded, a random effect that moves eta by more than this (one sd) says
 # that almost every group is all one value: a reason to start again.
 ODD_SD = 8.0
-# Rounds of scoring that improve a first theta which nobody gave.
-_ROUNDS = 5
 
 
 def search_optimum(
@@ -36,7 +35,7 @@ def search_optimum(
 
     first_is_given: whether the first theta is somebody's, and the search has to begin there.
     """
-    search = first_search(objective, problem, first, 0 if first_is_given else _ROUNDS)
+    search = first_search(objective, problem, first, 0 if first_is_given else SCORING_ROUNDS)
     if control.optimizer == "bobyqa":
         begun = outcome_of(objective, problem, search)
         return replace(without_gradients(objective, begun, control, watch), reason="asked for")

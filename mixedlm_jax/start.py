@@ -28,7 +28,11 @@ from mixedlm_jax.problem import (
 from mixedlm_jax.scoring import level_sums, scored
 
 # Joint modes to start from need not be exact: log-likelihood units a further step would gain.
-_ROUGH = 1e-2
+_ROUGH = 1e-1
+# The information of a parameter is taken to be no less.
+LEAST_INFORMATION = 1e-3
+# Rounds of scoring that improve a first theta which nobody gave.
+SCORING_ROUNDS = 5
 
 
 class Start(NamedTuple):
@@ -177,7 +181,7 @@ def _guarded_inverse(information: Array) -> Array:
     unit = xp.broadcast_to(unit, information.shape)
     information = xp.where(finite, information, unit)
     diagonal = xp.diagonal(information, 0, -2, -1)
-    scale = 1.0 / xp.sqrt(xp.maximum(diagonal, 1e-3))
+    scale = 1.0 / xp.sqrt(xp.maximum(diagonal, LEAST_INFORMATION))
     values, vectors = xp.linalg.eigh(information * scale[..., :, None] * scale[..., None, :])
     root = scale[..., :, None] * vectors
     inverse = (root / xp.maximum(values, 1e-6)[..., None, :]) @ xp.swapaxes(root, -2, -1)

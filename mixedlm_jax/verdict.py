@@ -71,14 +71,15 @@ def judge(
     if not (np.all(np.isfinite(hessian)) and np.all(np.isfinite(gradient))):
         code = Code.NOT_FINITE
         return Verdict(False, singular, separated, float("inf"), code, (code.message,))
-    decrement = float(0.5 * gradient @ Curvature.of(hessian).metric() @ gradient)
-    inside = Curvature.of(hessian[np.ix_(~boundary, ~boundary)])
+    whole = Curvature.of(hessian)
+    decrement = float(0.5 * gradient @ whole.metric() @ gradient)
+    inside = Curvature.of(hessian[np.ix_(~boundary, ~boundary)]) if singular else whole
     codes = []
     if separated:
         codes.append(Code.SEPARATED)
     if not decrement <= MAX_GAIN:
         codes.append(Code.EVALUATION_LIMIT if stopped == "limit" else Code.NOT_AT_OPTIMUM)
-    if inside.indefinite or Curvature.of(hessian).indefinite:
+    if inside.indefinite or whole.indefinite:
         codes.append(Code.INDEFINITE)
     elif not separated and inside.condition > MAX_CONDITION:
         codes.append(Code.ILL_CONDITIONED)

@@ -242,7 +242,7 @@ def test_a_proportion_with_weights_takes_proportions(batch):
 
 
 def test_lanes_that_stop_early_are_rescued(model, batch, monkeypatch):
-    monkeypatch.setattr(lanes, "_MAX_EVALUATIONS", 4)
+    monkeypatch.setattr(lanes, "_MAX_EVALUATIONS", 2)
     monkeypatch.setattr(lane_fits, "_ROUNDS", 0)
     fits = model.refit_many(batch.Y.iloc[:, :6], progress=False)
     assert fits.rescued.any()
