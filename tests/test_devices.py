@@ -159,6 +159,31 @@ def test_many_fits_divided_among_devices(facts):
     assert found["gathered"] == []
 
 
+def test_programs_that_were_kept_run_where_there_are_several_devices(tmp_path):
+    """On the one that is chosen, in the process that keeps them and in the next."""
+    program = """
+import jax
+import mixedlm_jax as mlm
+from mixedlm_jax import functional as mf
+found = set()
+for device in (None, *jax.devices()):
+    with jax.default_device(device):
+        problem = mf.make_problem("incidence / size ~ 1 + (1 | herd)", mlm.load_cbpp(), "binomial")
+        start = mf.init(problem)
+        assert start.beta.devices() == {device or jax.devices()[0]}
+        found.add(float(start.beta[0]))
+assert len(found) == 1
+"""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    env = os.environ | {"XLA_FLAGS": flags, "MIXEDLM_JAX_CACHE": str(tmp_path)}
+    kept = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", program], check=True, env=env)
+        kept.append(sorted(path.name for path in tmp_path.rglob("*") if path.is_file()))
+    assert kept[0]
+    assert kept[1] == kept[0]
+
+
 def test_rows_that_cannot_be_divided_are_refused():
     problem = mf.make_problem(fitted.CBPP, mlm.load_cbpp(), "binomial")
     with pytest.raises(ArgumentError, match=r"56 rows cannot be divided .* among 5 .*add 4 rows"):

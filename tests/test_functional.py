@@ -459,8 +459,9 @@ def test_arrays_of_another_shape_are_refused():
         problem.replace(wheights=np.ones(56))
     with pytest.raises(ArgumentError, match=r"have lengths \(1, 4, 0\)"):
         mf.log_likelihood(mf.Params(np.ones(2), np.ones(4), np.ones(0)), problem)
+    params = mf.Params(np.ones(1), np.ones(4), np.ones(0))
     with pytest.raises(ArgumentError, match=r"u has parts of shapes \[\(1, 3\)\]; give one"):
-        mf.joint_log_density(mf.Params(np.ones(1), np.ones(4), np.ones(0)), (np.ones((1, 3)),), problem)
+        mf.joint_log_density(params, (np.ones((1, 3)),), problem)
     with pytest.raises(ArgumentError, match="init needs arrays with values"):
         jax.jit(mf.init)(problem)
     with pytest.raises(ArgumentError, match=r"prior is 3; give priors.Normal"):
