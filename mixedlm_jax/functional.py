@@ -8,8 +8,21 @@
 
 A `Problem` and `Params` are pytrees. Every function here but `make_problem` and `init` can be
 compiled, differentiated (forward and reverse, to any order) and vmapped, in the parameters and in
-every array of the problem, and computes in the precision of the arrays it is given: float32, or
-float64 where JAX has that enabled. JAX's configuration is never touched.
+every array of the problem. A response is differentiated by as the continuous variable its density
+is written for: a zero that has a probability of its own (Tweedie's, a hurdle's, an inflated one) is
+no such point. JAX's configuration is never touched.
+
+Precision is that of the arrays: float32, or float64 where JAX has that enabled; less is refused. In
+float32, over the 44 models recorded in the tests (up to 7,584 rows, Laplace and up to 50 nodes),
+the log-likelihood is right to 2e-6 of its size, its gradient to 1e-4 and the estimates of `solve`
+to 2e-3 standard errors; a decrement below 2e-6 is not told from 0. That will do to estimate, train
+and sample. Differences of log-likelihoods, such as likelihood ratios, need float64 where 2e-6 of
+the log-likelihood is no small number.
+
+Devices are those of the arrays: what was put on one (`jax.device_put(problem, device)`) is computed
+there, and its results stay there. `shard_rows` divides the rows of one problem among devices, and
+lanes of `vmap` whose arrays are divided (`jax.device_put(Y, NamedSharding(...))`) are computed each
+on its own. `init` works on the host, and its parameters go where the problem is.
 
 Parameters: theta as in lme4 (the lower triangle of each term's relative covariance factor; relative
 to sigma for the Gaussian, absolute elsewhere), of either sign; beta on the scale of the linear
@@ -95,8 +108,8 @@ class Problem(engine.Problem):
     ----------
     y, trials, weights, offset
         Shape (n,): the response (successes, where the family takes trials), the trials (1 where it
-        takes none), prior weights, and the offset of the linear predictor. A row of weight 0 is
-        absent: the derivative in its weight is 0.
+        takes none), prior weights, and the offset of the linear predictor. A row of weight 0 (or
+        less) is absent: the derivative in its weight is 0.
     X
         Shape (n, p), fixed effects.
     Z
@@ -435,6 +448,9 @@ def solve(
     The derivative of the estimates is that of the implicit function theorem, one solve with the
     exact Hessian: `jax.grad(lambda w: solve(problem.replace(weights=w), p0).params.beta[1])` is
     the influence of every row's weight, at the cost of one backward pass. `params0` has none.
+
+    Under `vmap` all lanes go on until the slowest has ended; `fit_many` takes finished lanes out,
+    and is many times as fast for thousands of responses.
 
     Parameters
     ----------
