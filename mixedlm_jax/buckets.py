@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,9 @@ _SMALL_ROWS = 8192
 _SMALL_LEVELS = 64
 # Many fits of one design spend their time in the arithmetic of its rows.
 _SMALL_LANES = 16
+# Rounds of all levels may be so many times as many slots as rows, of as many sizes an octave.
+_MOST_SLOTS = 1.125
+_LEVEL_SIZES = 16
 
 
 def bucket(size: int, small: int = _SMALL_LEVELS) -> int:
@@ -25,11 +29,16 @@ def bucket(size: int, small: int = _SMALL_LEVELS) -> int:
 
     Powers of two up to `small`, from there four sizes an octave, and eight from 16 `small` on.
     """
-    octave = 1 << max(size - 1, 0).bit_length()  # the power of two that holds it
+    octave = _octave(size)
     if octave <= small:
         return octave
     step = octave // (8 if octave <= 16 * small else 16)
     return -(-size // step) * step
+
+
+def _octave(size: int) -> int:
+    """The power of two that holds a size."""
+    return 1 << max(size - 1, 0).bit_length()
 
 
 def row_bucket(n: int) -> int:
@@ -49,32 +58,86 @@ def filled_rows(values: np.ndarray, size: int, axis: int = -1) -> np.ndarray:
     return np.concatenate([values, *copies], axis=axis)
 
 
-def padded(design: Design, rows: Callable[[int], int] = row_bucket) -> Design:
-    """The design filled up to buckets, with copies of its first rows that have weight 0.
+def padded(design: Design) -> Design:
+    """The design filled up to buckets, with copies of its first rows that have weight 0."""
+    n, size = len(design.y), row_bucket(len(design.y))
 
-    rows: how many rows a number of rows is filled up to.
-    """
-    size = rows(len(design.y))
-
-    def filled(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    def take(values: np.ndarray, axis: int = -1) -> np.ndarray:
         return filled_rows(values, size, axis)
 
-    weights = filled(design.weights)
-    weights[len(design.y) :] = 0.0
+    levels = tuple((take(factor.levels), bucket(factor.n_levels)) for factor in design.factors)
+    return _laid_out(design, take, np.arange(size) < n, levels)
+
+
+class Slots(NamedTuple):
+    """Where the rows of a design stand where it is fitted many times.
+
+    row: of the design, that a slot holds (size,). used: whether it counts; the others have weight 0
+    (size,). levels: each slot's of each factor (size,), and how many there are.
+    """
+
+    row: np.ndarray
+    used: np.ndarray
+    levels: tuple[tuple[np.ndarray, int], ...]
+
+    def of(self, design: Design) -> Design:
+        """The design in these slots."""
+
+        def take(values: np.ndarray, axis: int = -1) -> np.ndarray:
+            return np.take(values, self.row, axis)
+
+        return _laid_out(design, take, self.used, self.levels)
+
+
+def lane_slots(design: Design) -> Slots:
+    """The slots of a design that is fitted many times.
+
+    Where the groups of the only factor are of about one size, rounds of all levels in order: sums
+    over the rows of a level are then sums along an axis. Else the rows as they stand, filled up.
+    """
+    n, factors = len(design.y), design.factors
+    if len(factors) == 1 and (rounds := _in_rounds(factors[0])) is not None:
+        return rounds
+    slot = np.arange(lane_bucket(n))
+    row = slot % n
+    levels = tuple((factor.levels[row], bucket(factor.n_levels)) for factor in factors)
+    return Slots(row, slot < n, levels)
+
+
+def _in_rounds(factor: Factor) -> Slots | None:
+    """Slots in rounds of all levels of a factor, None where groups differ too much in size."""
+    n = len(factor.levels)
+    sizes = np.bincount(factor.levels, minlength=factor.n_levels)
+    step = max(_octave(len(sizes)) // _LEVEL_SIZES, 1)
+    count, rounds = -(-len(sizes) // step) * step, int(sizes.max())
+    if rounds * count > _MOST_SLOTS * n:
+        return None
+    order = np.argsort(factor.levels, kind="stable")
+    turn = np.arange(n) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    slot = turn * count + factor.levels[order]
+    row, used = np.zeros(rounds * count, int), np.zeros(rounds * count, bool)
+    row[slot], used[slot] = order, True
+    levels = np.tile(np.arange(count, dtype=factor.levels.dtype), rounds)
+    return Slots(row, used, ((levels, count),))
+
+
+def _laid_out(
+    design: Design,
+    take: Callable[..., np.ndarray],
+    used: np.ndarray,
+    levels: tuple[tuple[np.ndarray, int], ...],
+) -> Design:
+    """The design with its rows as `take` takes them; those that are not used have weight 0."""
     return replace(
         design,
-        y=filled(design.y),
-        trials=filled(design.trials),
-        weights=weights,
-        offset=filled(design.offset),
-        X=filled(design.X, axis=0),
+        y=take(design.y),
+        trials=take(design.trials),
+        weights=np.where(used, take(design.weights), 0.0),
+        offset=take(design.offset),
+        X=take(design.X, axis=0),
         factors=tuple(
-            Factor(
-                levels=filled(factor.levels),
-                n_levels=bucket(factor.n_levels),
-                Z=filled(factor.Z),
-            )
-            for factor in design.factors
+            Factor(levels=own, n_levels=count, Z=take(factor.Z))
+            for factor, (own, count) in zip(design.factors, levels, strict=True)
         ),
-        parts={name: filled(part, axis=0) for name, part in design.parts.items()},
+        parts={name: take(part, axis=0) for name, part in design.parts.items()},
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
 import jax
 
-from mixedlm_jax.buckets import padded, row_bucket
+from mixedlm_jax.buckets import padded
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels, build
 from mixedlm_jax.dispersion import DISPERSION
@@ -119,11 +119,11 @@ class Call:
         check_identified(design, labels, self.family)
         return design, labels
 
-    def problem(self, design: Design, rows: Callable[[int], int] = row_bucket) -> Problem:
-        """The `padded` problem of a design, with the prior; rows: as there."""
+    def problem(self, design: Design) -> Problem:
+        """The problem of a `padded` design, with the prior."""
         control = self.control or GlmerControl()
         made = make_problem(
-            padded(design, rows),
+            design,
             self.family,
             information=control.information,
             crossing=control.crossing,
@@ -142,7 +142,7 @@ class Call:
         start = _start(start)
         check_verbose(verbose)
         with single_blas_thread(), jax.enable_x64(True):
-            problem = self.problem(design)
+            problem = self.problem(padded(design))
             with progress(verbose, lambda: float(problem.log_base)) as watch:
                 fit = fit_problem(
                     problem, nAGQ=int(self.nAGQ), control=control, start=start, watch=watch

@@ -6,6 +6,7 @@ of the order of q^3 operations. `unformed` has the same methods for an S that is
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -36,7 +37,8 @@ class DenseCorner(NamedTuple):
         flat = jnp.zeros(q * q, w.dtype)
         for s, at_s in zip(plan.kept, plan.offsets, strict=False):
             size = plan.n_levels[s]
-            own = gram(z[s], z[s] * w[None, :], plan.levels[s], size)
+            total = partial(sum_by, index=plan.levels[s], size=size)
+            own = gram(z[s], z[s] * w[None, :], total)
             columns = at_s + jnp.arange(own.shape[0] * size).reshape((-1, size))
             flat = flat.at[columns[:, None, :] * q + columns[None, :, :]].add(own)
             for t, at_t in zip(plan.kept, plan.offsets, strict=False):

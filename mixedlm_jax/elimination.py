@@ -21,6 +21,7 @@ of its part of S belongs to effect j of level l.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -72,21 +73,35 @@ class Factorization(NamedTuple):
     matrix: Blocks | None
 
 
+def of_rows(plan: Plan, f: int, values: Array) -> Array:
+    """What each row has of the values of a factor's levels: (..., levels) -> (..., n)."""
+    if plan.rounds:
+        lead = values.shape[:-1]
+        tiled = jnp.broadcast_to(values[..., None, :], (*lead, plan.rounds, values.shape[-1]))
+        return tiled.reshape((*lead, -1))
+    return values[..., plan.levels[f]]
+
+
+def of_levels(plan: Plan, f: int, values: Array) -> Array:
+    """Sums over the rows of each level of a factor: (..., n) -> (..., levels)."""
+    size = plan.n_levels[f]
+    if plan.rounds:
+        return jnp.sum(values.reshape((*values.shape[:-1], plan.rounds, size)), axis=-2)
+    return sum_by(values, plan.levels[f], size)
+
+
 def predictor(plan: Plan, z: Rows, u: Effects) -> Array:
     """Z Lambda u (n,), with z the rows of Z Lambda."""
     parts = [
-        jnp.sum(rows * effects[:, level], axis=0)
-        for rows, effects, level in zip(z, u, plan.levels, strict=True)
+        jnp.sum(rows * of_rows(plan, f, effects), axis=0)
+        for f, (rows, effects) in enumerate(zip(z, u, strict=True))
     ]
     return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
 
 
 def adjoint(plan: Plan, z: Rows, r: Array) -> Effects:
     """(Z Lambda)' r for r (n,)."""
-    return tuple(
-        sum_by(rows * r[None, :], level, size)
-        for rows, level, size in zip(z, plan.levels, plan.n_levels, strict=True)
-    )
+    return tuple(of_levels(plan, f, rows * r[None, :]) for f, rows in enumerate(z))
 
 
 # Numbers
@@ -97,10 +112,9 @@ def assemble(plan: Plan, z: Rows, w: Array) -> Blocks:
     diagonal, coupling, border = [], [], []
     for c, f, stage in plan.steps:
         weighted = z[f] * w[None, :]
-        size, level = plan.n_levels[f], plan.levels[f]
-        diagonal.append(plus_identity(gram(z[f], weighted, level, size)))
+        diagonal.append(plus_identity(gram(z[f], weighted, partial(of_levels, plan, f))))
         later = plan.chain[c + 1 :]
-        coupling.append(tuple(sum_by(cross(weighted, z[g]), level, size) for g in later))
+        coupling.append(tuple(of_levels(plan, f, cross(weighted, z[g])) for g in later))
         border.append(_assemble_border(plan, stage.border, weighted, z) if plan.kept else None)
     kind = DenseCorner if plan.unformed is None else SparseCorner
     corner = kind.of_rows(plan, z, w) if plan.kept else None
@@ -319,10 +333,9 @@ def row_products(plan: Plan, inv: Blocks, z: Rows) -> Rows:
     """v_i = H^-1 z_i on the pattern of row i, per factor (k, n); the leverage is z_i . v_i."""
     v = [jnp.zeros_like(rows) for rows in z]
     for c, f, stage in plan.steps:
-        level = plan.levels[f]
-        v[f] += apply(inv.diagonal[c][:, :, level], z[f])
+        v[f] += apply(of_rows(plan, f, inv.diagonal[c]), z[f])
         for i, g in enumerate(plan.chain[c + 1 :]):
-            block = inv.coupling[c][i][:, :, level]
+            block = of_rows(plan, f, inv.coupling[c][i])
             v[f] += apply(block, z[g])
             v[g] += apply(jnp.swapaxes(block, 0, 1), z[f])
         if stage.border is None:

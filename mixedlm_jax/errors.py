@@ -32,6 +32,10 @@ class FitError(MixedlmError, RuntimeError):
     """No optimiser reached a finite log-likelihood."""
 
 
+class MissingPackageError(MixedlmError, ImportError):
+    """An optional package that what was asked for needs, and that is not installed."""
+
+
 class MixedlmWarning(UserWarning):
     """Root of every warning this package issues."""
 

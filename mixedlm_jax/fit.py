@@ -117,7 +117,8 @@ class Begun(NamedTuple):
 
 def begin_fit(problem: Problem, start: dict | None = None) -> Begun:
     """What a search needs; start as in `fit_problem`."""
-    first = first_params(problem, start)
+    host = jax.device_get(problem)  # on a processor these are the same arrays
+    first = first_params(host, start)
     searched, back = conditioned(problem)
     first = first._replace(beta=np.linalg.solve(back, first.beta))
     return Begun(jax.device_put(searched), first, back)

@@ -32,6 +32,7 @@ from mixedlm_jax.lanes import (
 )
 from mixedlm_jax.objective import Objective, objective_for
 from mixedlm_jax.optimize import Search
+from mixedlm_jax.plan import with_rounds
 from mixedlm_jax.problem import Problem
 from mixedlm_jax.search import ODD_SD
 from mixedlm_jax.verdict import SINGULAR, SUSPECT_CONDITION, Verdict, separated_columns
@@ -120,9 +121,11 @@ def fit_lanes(shared: Shared, responses: Responses, searches: Search) -> LaneFit
     objective, problem, mesh, width = shared.objective, shared.problem, shared.mesh, shared.width
     given_responses, responses = responses, _in_searched_basis(responses, shared.back)
     placed = jax.device_put(problem) if mesh is None else problem
+    # derivatives of sums along an axis take longer than those of sums by level: steps have them
+    stepping = placed.replace(plan=with_rounds(problem.plan))
 
     def search(responses: Responses, searches: Search, tol: float) -> None:
-        search_lanes(objective, placed, responses, searches, width=width, tol=tol, mesh=mesh)
+        search_lanes(objective, stepping, responses, searches, width=width, tol=tol, mesh=mesh)
 
     def end(responses: Responses, searches: Search) -> Ending:
         return lane_endings(

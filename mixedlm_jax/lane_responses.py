@@ -1,4 +1,4 @@
-"""The responses of many lanes, checked against their design and filled up to its buckets."""
+"""The responses of many lanes, checked against their design and put into its slots."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixedlm_jax.buckets import lane_bucket
+from mixedlm_jax.buckets import lane_slots
 from mixedlm_jax.design import Design
 from mixedlm_jax.errors import DataError
 from mixedlm_jax.families import Family
@@ -14,7 +14,7 @@ from mixedlm_jax.lanes import Responses
 
 
 class CheckedResponses(NamedTuple):
-    """Responses of `padded` rows, one row a lane.
+    """Responses in the `lane_slots` of their design, one row a lane.
 
     usable: which lanes can be fitted (lanes,). nobs: rows that count in each (lanes,).
     """
@@ -41,31 +41,24 @@ def check_responses(
         lane, row = np.argwhere(np.isinf(y))[0]
         raise DataError(f"response {names[lane]} is infinite in row {row} of the rows used")
     counted, missing = design.weights > 0, np.isnan(y)
-    valid = counted[None, :] & ~missing
-    trials = np.broadcast_to(design.trials, y.shape)
-    try:
-        family.check_response(y[valid], trials[valid])
-    except DataError:
-        for name, own, rows in zip(names, y, valid, strict=True):
-            try:
-                family.check_response(own[rows], design.trials[rows])
-            except DataError as error:
-                raise DataError(f"response {name}: {error}") from error
-        raise
+    per_lane = bool(np.any(missing[:, counted]))
+    # one row of `valid` for all lanes, where they have the same
+    valid = counted & ~missing if per_lane else counted[None, :]
+    _check_each(family, y, valid, design.trials, names)
 
     # a row that does not count, and one that fills up a bucket, holds what the first that does
     # holds: no derivative is lost in it
-    some, size = np.any(valid, axis=1), lane_bucket(y.shape[1])
-    valid = np.pad(valid, ((0, 0), (0, size - y.shape[1])))
-    row = np.where(valid, np.arange(size), np.argmax(valid, axis=1)[:, None])
-    y = np.where(some[:, None], np.take_along_axis(y, row, axis=1), 0.0)
-    trials = np.take_along_axis(trials, row, axis=1)
+    some, slots = np.any(valid, axis=1), lane_slots(design)
+    valid = valid[:, slots.row] & slots.used
+    row = np.where(valid, slots.row, slots.row[np.argmax(valid, axis=1)][:, None])
+    y = np.take_along_axis(y, row, axis=1) if per_lane else y[:, row[0]]
+    y = np.where(some[:, None], y, 0.0)
+    trials = design.trials[row]
     usable = some & (np.ptp(y / trials, axis=1) > 0.0)
 
     low, high = family.bounds(trials)
     ends = np.where(y <= low, -1, np.where(y >= high, 1, 0)).astype(np.int8) * valid
-    per_lane = bool(np.any(missing & counted))
-    weights = np.append(design.weights, np.zeros(size - len(counted)))
+    weights = np.where(slots.used, design.weights[slots.row], 0.0)
     return CheckedResponses(
         Responses(
             y=y,
@@ -74,5 +67,21 @@ def check_responses(
             ends=ends if np.any(ends) else None,
         ),
         usable,
-        np.sum(valid, axis=1),
+        np.broadcast_to(np.sum(valid, axis=1), len(y)).copy(),
     )
+
+
+def _check_each(
+    family: Family, y: np.ndarray, valid: np.ndarray, trials: np.ndarray, names: np.ndarray
+) -> None:
+    """Raise `DataError` for a response that the family cannot have, with the name of its lane."""
+    valid, trials = np.broadcast_to(valid, y.shape), np.broadcast_to(trials, y.shape)
+    try:
+        family.check_response(y[valid], trials[valid])
+    except DataError:
+        for name, own, rows, out_of in zip(names, y, valid, trials, strict=True):
+            try:
+                family.check_response(own[rows], out_of[rows])
+            except DataError as error:
+                raise DataError(f"response {name}: {error}") from error
+        raise

@@ -68,7 +68,7 @@ class OwnRows(NamedTuple):
             X=self.X,
             Z=(self.Z,),
             offset=self.offset,
-            plan=replace(problem.plan, levels=(self.level,)),
+            plan=replace(problem.plan, levels=(self.level,), rounds=0),
             phi_matrices=self.phi_matrices,
         )
 

@@ -30,7 +30,21 @@ def softplus(x: Array) -> Array:
 @softplus.defjvp
 def _softplus_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
-    return softplus(x), jax.nn.sigmoid(x) * dx
+    return softplus(x), logistic(x) * dx
+
+
+@jax.custom_jvp
+def logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x)), from the exponential that `softplus` takes: one serves both."""
+    small = jnp.exp(-jnp.abs(x))
+    return jnp.where(x < 0.0, small, 1.0) / (1.0 + small)
+
+
+@logistic.defjvp
+def _logistic_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    value = logistic(x)
+    return value, value * (1.0 - value) * dx
 
 
 def _log_ndtr(x: Array) -> Array:
@@ -147,7 +161,7 @@ class Logit(Link):
         return jnp.log(mu) - jnp.log1p(-jnp.asarray(mu))
 
     def inverse(self, eta):
-        return jax.nn.sigmoid(eta)
+        return logistic(eta)
 
     def log_inverse(self, eta):
         return -softplus(-eta)

@@ -17,7 +17,7 @@ import pandas as pd
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mixedlm_jax.buckets import lane_bucket, padded
+from mixedlm_jax.buckets import lane_slots
 from mixedlm_jax.call import Call
 from mixedlm_jax.checkpoint import Checkpoint, digest
 from mixedlm_jax.climb import first_search
@@ -104,7 +104,7 @@ def as_fits(model: Fitted) -> Fits:
         rescued=np.asarray(False),
     )
     with jax.enable_x64(True):
-        given = make_problem(padded(model.design, lane_bucket), model.family)
+        given = make_problem(lane_slots(model.design).of(model.design), model.family)
         found = LaneFits(*(np.asarray(part)[None] for part in alone))
         nobs = np.array([model.nobs])
         return _record(model.call, model.design, model.labels, given, found, nobs, pd.RangeIndex(1))
@@ -207,10 +207,8 @@ class _AtModel(NamedTuple):
         return starts_at(self._search(shared), len(responses.y))
 
     def _search(self, shared: Shared) -> Search:
-        at, objective = (
-            point_of(padded(self.design, lane_bucket), self.family, self.fit),
-            shared.objective,
-        )
+        objective = shared.objective
+        at = point_of(lane_slots(self.design).of(self.design), self.family, self.fit)
         theta, beta, phi = at.params
         beta = np.linalg.solve(shared.back, beta)
         if self.fit.verdict.singular or not np.all(np.isfinite(at.covariance)):
@@ -264,7 +262,7 @@ def _fits(
         )
     control = call.control or GlmerControl()
     with single_blas_thread(), jax.enable_x64(True):
-        given = call.problem(design, lane_bucket)
+        given = call.problem(lane_slots(design).of(design))
         lanes = int(np.sum(checked.usable))
         shared = Shared.of(given, int(call.nAGQ), control, _mesh(), max(lanes, 1))
         run = _Run(shared, checked.responses, checked.usable, start, folder, progress)

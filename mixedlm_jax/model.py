@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -478,18 +479,21 @@ class GlmerResult(Fitted):
             Which random effects to condition on: all (None), none ("~0" or "NA": the typical
             group, b = 0, which is not the average over groups), or some of the model's terms
             such as "~(1 | g)". "marginal" averages over the groups: the random effects are
-            integrated out, and newdata needs no columns of groups.
+            integrated out, and newdata needs no columns of groups. Its standard errors are those
+            of all parameters, its prediction intervals those of a new group.
         allow_new_levels
             Predict for levels the model was not fitted with, at b = 0; their prior variance enters
             the standard errors.
         se_fit
-            Add a column `se.fit`, glmmTMB's: the uncertainty of the parameters and of the random
-            effects conditioned on, jointly; by the delta method where type is not "link".
+            Add a column `se.fit`, glmmTMB's: the uncertainty of the parameters, dispersion and
+            structural zeros among them, and of the random effects conditioned on, jointly; by the
+            delta method where type is not "link".
             Covariance parameters on their boundary count as known. Where crossed factors leave a
             Schur complement too large to be formed, each row costs a solution: give few rows.
         interval
-            "confidence": columns `lower` and `upper`, Wald's on the scale of the linear predictor,
-            then transformed. "prediction": limits for a new response (a share of the trials, where
+            "confidence": columns `lower` and `upper`, Wald's on the scale of the linear predictor
+            (of the prediction's link where it depends on more than that, the logit of zprob), then
+            transformed. "prediction": limits for a new response (a share of the trials, where
             there are any) by 4000 draws of parameters, random effects and response; precision
             weights of new rows are 1.
         level, seed
@@ -505,7 +509,7 @@ class GlmerResult(Fitted):
         ------
         ArgumentError
             For another `type`, `interval` or `level`, a `re_form` that is no subset of the model's
-            terms, and for standard errors of what depends on more than the linear predictor.
+            terms, and for standard errors of a zprob that the model does not estimate.
         DataError
             For newdata without a column that is needed, or with an unseen level; for intervals
             that leave the domain of a restricted link.
@@ -520,8 +524,10 @@ class GlmerResult(Fitted):
              fit  se.fit  lower  upper
         0  0.308   0.081  0.175  0.483
         1  0.142   0.052  0.066  0.277
-        >>> print(model.predict(new, re_form="marginal").round(3))
-        [0.216 0.097]
+        >>> print(model.predict(new, re_form="marginal", se_fit=True).round(3))
+             fit  se.fit
+        0  0.216   0.036
+        1  0.097   0.027
         """
         return predict_rows(
             self,
@@ -534,6 +540,32 @@ class GlmerResult(Fitted):
             level=level,
             seed=seed,
         )
+
+    # Pictures.
+
+    def plot(self, ax: Any = None, *, nsim: int = 250, seed: int | None = 1) -> Any:
+        """Is the model right? Panels of residuals on matplotlib Axes; see `mlm.plot_residuals`."""
+        return _plots().plot_residuals(self, ax, nsim=nsim, seed=seed)
+
+    def plot_ranef(self, ax: Any = None, **options: Any) -> Any:
+        """Conditional modes with intervals, sorted; see `mlm.plot_ranef`."""
+        return _plots().plot_ranef(self, ax, **options)
+
+    def plot_qq(self, ax: Any = None, **options: Any) -> Any:
+        """QQ plots of the random effects, or of residuals; see `mlm.plot_qq`."""
+        return _plots().plot_qq(self, ax, **options)
+
+    def plot_profile(self, ax: Any = None, **options: Any) -> Any:
+        """Profile zeta curves with the interval they give; see `mlm.plot_profile`."""
+        return _plots().plot_profile(self, ax, **options)
+
+    def plot_effects(self, predictor: str, ax: Any = None, **options: Any) -> Any:
+        """Predictions along a predictor with their band, over the data; see `mlm.plot_effects`."""
+        return _plots().plot_effects(self, predictor, ax, **options)
+
+    def plot_forest(self, ax: Any = None, **options: Any) -> Any:
+        """Coefficients with intervals; see `mlm.plot_forest`, which draws several models too."""
+        return _plots().plot_forest(self, ax, **options)
 
     # Printing.
 
@@ -556,6 +588,11 @@ class GlmerResult(Fitted):
 
     def _repr_html_(self) -> str:
         return self.summary().html()
+
+
+def _plots() -> Any:
+    """The functions that draw, imported with the first picture."""
+    return importlib.import_module("mixedlm_jax.plots")
 
 
 def fit_call(

@@ -9,7 +9,7 @@ belongs to them, so they are 0 in H and in its factor.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -90,6 +90,8 @@ class Plan:
     chain: tuple[int, ...] = field(metadata=_static)
     kept: tuple[int, ...] = field(metadata=_static)
     unformed: Any = None  # an `Unformed`; None: S is formed, or there is none
+    # In how many rounds of all levels of the only factor the rows stand, in order; 0: they do not.
+    rounds: int = field(default=0, metadata=_static)
 
     @property
     def steps(self) -> list[tuple[int, int, Stage]]:
@@ -166,6 +168,17 @@ def make_plan(
         kept=kept,
         unformed=unformed,
     )
+
+
+def with_rounds(plan: Plan) -> Plan:
+    """The plan of one factor that knows of the rounds its rows stand in, if they do (NumPy)."""
+    if len(plan.levels) != 1:
+        return plan
+    levels, size = np.asarray(plan.levels[0]), plan.n_levels[0]
+    rounds, rest = divmod(len(levels), size)
+    if rest or not np.array_equal(levels, np.tile(np.arange(size), rounds)):
+        return plan
+    return replace(plan, rounds=rounds)
 
 
 def _is_formed(

@@ -6,7 +6,6 @@ A fit that failed (separated, or no optimum) rejects nothing and is counted. Int
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mixedlm_jax.bootstrap import OneFit, each
+from mixedlm_jax.canvas import single
 from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
@@ -117,9 +117,11 @@ class PowerCurve:
         return pd.DataFrame(rows)
 
     def plot(self, ax: Any = None) -> Any:
-        """The curve with its intervals on matplotlib Axes, which are returned."""
-        if ax is None:
-            ax = importlib.import_module("matplotlib.pyplot").gca()
+        """The curve with its intervals on matplotlib Axes, which are returned; new ones for None.
+
+        Raises `MissingPackageError` without matplotlib.
+        """
+        ax = single(ax, "plot")
         table = self.to_dataframe()
         x, power = table[self.along].to_numpy(), table["power"].to_numpy()
         spread = np.stack([power - table["lower"], table["upper"] - power])

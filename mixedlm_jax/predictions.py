@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pandas as pd
 
 from mixedlm_jax.dispersion import natural_at_rows
 from mixedlm_jax.errors import ArgumentError, DataError
+from mixedlm_jax.expectation import Parameters
 from mixedlm_jax.expression import Operation
-from mixedlm_jax.families import Family
+from mixedlm_jax.families import ZERO, Family
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.inference import check_level, wald_intervals
 from mixedlm_jax.means import in_domain, link, link_mean, mean_slope, on_scale
@@ -24,7 +26,6 @@ from mixedlm_jax.uncertainty import PredictorUncertainty, predictor_uncertainty
 
 INTERVALS = (None, "confidence", "prediction")
 MARGINAL = "marginal"
-_NODES = 200  # of Gauss-Hermite quadrature over a row's random effects
 
 
 def predict_rows(
@@ -45,38 +46,39 @@ def predict_rows(
         raise ArgumentError(
             f"interval is {interval!r}; choose 'confidence', 'prediction' or None for none"
         )
+    population = None
     if re_form == MARGINAL:
-        if se_fit or interval is not None:
-            raise ArgumentError(
-                "population averages (re_form='marginal') come without standard errors and "
-                "intervals; leave out se_fit and interval, or take re_form='~0'"
+        population = Parameters.of(model.design, model.family, model.fit)
+        used = [np.ones(len(names), bool) for names in model.labels.columns]
+        wanted, rows = list(range(len(used))), ungrouped_rows(model, newdata)
+        eta = rows.X @ model.fit.beta + rows.offset
+        fit = population.population_values(type, eta, rows.parts, rows.Z)
+    else:
+        used = list(model.labels.condition_on(re_form))
+        wanted = [i for i, columns in enumerate(used) if np.any(columns)]
+        rows = own_rows(model, wanted)
+        if newdata is not None:
+            rows = model.labels.rebuild(
+                newdata, allow_new_levels=allow_new_levels, factors=wanted
             )
-        return _population_averages(model, newdata, type)
-    used = model.labels.condition_on(re_form)
-    wanted = [i for i, columns in enumerate(used) if np.any(columns)]
-    rows = own_rows(model, wanted)
-    if newdata is not None:
-        rows = model.labels.rebuild(newdata, allow_new_levels=allow_new_levels, factors=wanted)
-    b = [model.fit.b[i] * used[i][:, None] for i in wanted]
-    eta = linear_predictor(rows.X, model.fit.beta, rows.offset, rows.Z, rows.levels, b)
-    shapes = natural_at_rows(model.family, rows.parts, model.fit.phi)
-    fit = on_scale(model.family, eta, shapes, type)
+        b = [model.fit.b[i] * used[i][:, None] for i in wanted]
+        eta = linear_predictor(rows.X, model.fit.beta, rows.offset, rows.Z, rows.levels, b)
+        shapes = natural_at_rows(model.family, rows.parts, model.fit.phi)
+        fit = on_scale(model.family, eta, shapes, type)
     if not se_fit and interval is None:
         return spread(fit, rows.complete)
     check_level(level)
-    if se_fit or interval == "confidence":
-        _check_transform(model.family, eta, fit, type)
-    found = _uncertainty(model, rows, wanted, used)
     columns = {"fit": fit}
-    errors = np.sqrt(found.variance)
-    if se_fit:
-        slope = 1.0 if type == "link" else np.abs(mean_slope(model.family, eta))
-        columns["se.fit"] = slope * errors
-    if interval == "confidence":
-        ends = wald_intervals(eta, errors, level).T
-        if type != "link":
-            ends = np.stack([_mean_at_end(model.family, end) for end in ends])
-        columns["lower"], columns["upper"] = np.min(ends, axis=0), np.max(ends, axis=0)
+    known = _uncertainty(model, rows, wanted, used)
+    if se_fit or interval == "confidence":
+        if population is None:
+            errors = _Errors.of(model, rows, type, eta, fit, known)
+        else:
+            errors = _Errors.of_population(population, rows, type, eta)
+        if se_fit:
+            columns["se.fit"] = errors.se
+        if interval == "confidence":
+            columns["lower"], columns["upper"] = errors.limits(model.family, type, level)
     if interval == "prediction":
         if type != "response":
             raise ArgumentError(
@@ -86,7 +88,7 @@ def predict_rows(
         columns["lower"], columns["upper"] = response_limits(
             model.family,
             eta,
-            found,
+            known,
             model.fit.phi,
             dict(rows.parts),
             trials,
@@ -97,6 +99,80 @@ def predict_rows(
     return pd.DataFrame(
         {name: spread(values, rows.complete) for name, values in columns.items()}, index=rows.index
     )
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Standard errors of predictions (m,), and where their intervals are symmetric.
+
+    centre, scatter: the prediction and its error on that scale, which `back` names: "link",
+    "logit" or "" for the scale of the prediction itself.
+    """
+
+    se: np.ndarray
+    centre: np.ndarray
+    scatter: np.ndarray
+    back: str
+
+    @classmethod
+    def of(
+        cls,
+        model: Fitted,
+        rows: NewRows,
+        type: str,
+        eta: np.ndarray,
+        fit: np.ndarray,
+        known: PredictorUncertainty,
+    ) -> _Errors:
+        """Of predictions `fit` at eta, whose uncertainty is known."""
+        family, root = model.family, np.sqrt(known.variance)
+        if type == "link":
+            return cls(root, eta, root, "")
+        if _is_mean_of(family, eta, fit, type):
+            return cls(np.abs(mean_slope(family, eta)) * root, eta, root, "link")
+        at = Parameters.of(model.design, family, model.fit)
+        found = at.expected(type, eta, known.slope, rows.parts)
+        variance = at.variances(found.slope) + found.of_eta**2 * known.own
+        return cls._transformed(family, type, fit, np.sqrt(variance))
+
+    @classmethod
+    def of_population(
+        cls, at: Parameters, rows: NewRows, type: str, eta: np.ndarray
+    ) -> _Errors:
+        """Of population averages; eta at b = 0."""
+        found = at.population(type, rows.X, eta, rows.parts, rows.Z)
+        return cls._transformed(at.family, type, found.value, np.sqrt(at.variances(found.slope)))
+
+    @classmethod
+    def _transformed(cls, family: Family, type: str, fit: np.ndarray, se: np.ndarray) -> _Errors:
+        if type == "link":
+            return cls(se, fit, se, "")
+        if type == "zprob":
+            if ZERO not in family.dispersion_names:
+                raise ArgumentError(
+                    "the model has no structural zeros, whose probability is 0 without an error: "
+                    "fit it with a ziformula, or leave out se_fit and interval"
+                )
+            return cls(se, np.log(fit) - np.log1p(-fit), se / (fit * (1.0 - fit)), "logit")
+        centre = link(family, fit)
+        return cls(se, centre, se / np.abs(mean_slope(family, centre)), "link")
+
+    def limits(self, family: Family, type: str, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Limits of Wald's intervals (m,), taken back to the scale of the prediction."""
+        ends = wald_intervals(self.centre, self.scatter, level).T
+        if self.back == "link":
+            ends = np.stack([_mean_at_end(family, end) for end in ends])
+        if self.back == "logit":
+            ends = 0.5 + 0.5 * np.tanh(0.5 * ends)
+        return np.min(ends, axis=0), np.max(ends, axis=0)
+
+
+def ungrouped_rows(model: Fitted, newdata: Any) -> NewRows:
+    """Rows whose random effects are averaged over: with Z of all factors, and of no level."""
+    if newdata is not None:
+        return model.labels.rebuild(newdata, ungrouped=True)
+    rows = own_rows(model, range(len(model.design.factors)))
+    return replace(rows, levels=tuple(np.full_like(level, -1) for level in rows.levels))
 
 
 def own_rows(model: Fitted, wanted: Sequence[int]) -> NewRows:
@@ -133,17 +209,9 @@ def _uncertainty(
     )
 
 
-def _check_transform(family: Family, eta: np.ndarray, fit: np.ndarray, type: str) -> None:
-    """Raise `ArgumentError` unless a prediction is eta or a function of eta alone."""
-    known = type == "link" or (
-        type != "zprob" and np.allclose(fit, link_mean(family, eta), rtol=1e-10, atol=0.0)
-    )
-    if not known:
-        raise ArgumentError(
-            f"type={type!r} of the {family.name} family depends on more than the linear predictor, "
-            "and has no standard error here; ask for type='link', or for interval='prediction' "
-            "without se_fit"
-        )
+def _is_mean_of(family: Family, eta: np.ndarray, fit: np.ndarray, type: str) -> bool:
+    """Whether predictions are the link's inverse of eta."""
+    return type != "zprob" and np.allclose(fit, link_mean(family, eta), rtol=1e-10, atol=0.0)
 
 
 def _mean_at_end(family: Family, eta: np.ndarray) -> np.ndarray:
@@ -179,50 +247,3 @@ def _sizes(model: Fitted, newdata: Any, rows: NewRows) -> tuple[np.ndarray, np.n
     if not np.all(trials >= 1.0):
         raise DataError(f"the column {name!r} of trials holds {np.min(trials)}; give 1 or more")
     return trials, ones
-
-
-def _population_averages(model: Fitted, newdata: Any, type: str) -> np.ndarray:
-    """E(y) of rows with the random effects integrated out, or its link.
-
-    z'b is N(0, sd^2) with sd^2 = sum over the factors of z' Lambda Lambda' z, so that one integral
-    over a normal variable is left for each row, whatever the number of factors.
-    """
-    everything = range(len(model.design.factors))
-    rows = own_rows(model, everything)
-    if newdata is not None:
-        rows = model.labels.rebuild(newdata, ungrouped=True)
-    eta = rows.X @ model.fit.beta + rows.offset
-    variance = random_variances(model, rows.Z, len(eta))
-    shapes = natural_at_rows(model.family, rows.parts, model.fit.phi)
-    kind = "response" if type == "link" else type
-    averages = _averaged(model.family, eta, np.sqrt(variance), shapes, kind)
-    if type == "link":
-        averages = link(model.family, averages)
-    return spread(averages, rows.complete)
-
-
-def random_variances(model: Fitted, Z: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """z' Lambda Lambda' z, summed over the grouping factors (n,)."""
-    total = np.zeros(n)
-    for factor, rows in zip(model.fit.factors, Z, strict=True):
-        total = total + np.sum((factor.T @ rows) ** 2, axis=0)
-    return total
-
-
-def _averaged(
-    family: Family, eta: np.ndarray, sd: np.ndarray, shapes: Any, type: str
-) -> np.ndarray:
-    """E of predictions at eta + N(0, sd^2) (m,), by Gauss-Hermite quadrature."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-    total = np.zeros(len(eta))
-    for node, weight in zip(nodes, weights / np.sum(weights), strict=True):
-        if weight == 0.0:
-            continue
-        point = eta + node * sd
-        if not np.all(in_domain(family, point)):
-            raise DataError(
-                f"random effects lead out of the domain of the {family.link.name} link, so that "
-                "there is no population average; take re_form='~0', or fit another link"
-            )
-        total += weight * on_scale(family, point, shapes, type)
-    return total

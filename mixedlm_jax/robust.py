@@ -28,7 +28,7 @@ def robust_covariance(model: Fitted, cluster: Any) -> np.ndarray:
     Raises `ArgumentError` where the log-likelihood is no sum over clusters or has no scores; warns
     where there are few clusters. To be called by a method that a user calls.
     """
-    _check(model)
+    check_scores(model, "robust standard errors")
     name, numbers = _clusters(model, cluster)
     _check_nested(model, name, numbers)
     count = int(numbers.max()) + 1
@@ -53,11 +53,12 @@ def robust_covariance(model: Fitted, cluster: Any) -> np.ndarray:
         return in_reported_scale(point, found)
 
 
-def _check(model: Fitted) -> None:
+def check_scores(model: Fitted, what: str) -> None:
+    """Raise `ArgumentError` where a fit has no scores, which `what` is made of."""
     if model.family.is_quasi:
         raise ArgumentError(
-            "robust standard errors come from the scores of a likelihood, which a quasi family "
-            "does not have; fit a family with a distribution"
+            f"{what} come from the scores of a likelihood, which a quasi family does not have; fit "
+            "a family with a distribution"
         )
     if model.fit.nAGQ == 0:
         raise ArgumentError(
@@ -103,7 +104,7 @@ def _coarsest(model: Fitted) -> int:
     if not factors:
         raise ArgumentError("the model has no grouping factor: name clusters with cluster=")
     last = min(range(len(factors)), key=lambda f: factors[f].n_levels)
-    if any(_split(factor.levels, factors[last].levels) is not None for factor in factors):
+    if any(level_across(factor.levels, factors[last].levels) is not None for factor in factors):
         raise ArgumentError(
             f"the grouping factors {', '.join(model.labels.factors)} cross, so that none contains "
             "the others; name clusters that contain them all with cluster="
@@ -115,7 +116,7 @@ def _check_nested(model: Fitted, name: str, numbers: np.ndarray) -> None:
     for factor, group, levels in zip(
         model.design.factors, model.labels.factors, model.labels.levels, strict=True
     ):
-        level = _split(factor.levels, numbers)
+        level = level_across(factor.levels, numbers)
         if level is not None:
             raise ArgumentError(
                 f"level {levels[level]!r} of '{group}' lies in several clusters of {name}, so that "
@@ -124,7 +125,7 @@ def _check_nested(model: Fitted, name: str, numbers: np.ndarray) -> None:
             )
 
 
-def _split(levels: np.ndarray, numbers: np.ndarray) -> int | None:
+def level_across(levels: np.ndarray, numbers: np.ndarray) -> int | None:
     """A level whose rows lie in several clusters, None where there is none."""
     first = np.zeros(int(levels.max()) + 1, int)
     first[levels] = numbers

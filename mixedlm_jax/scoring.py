@@ -27,7 +27,7 @@ from mixedlm_jax.small import small_cholesky, solve_lower, solve_upper, sum_by
 
 # A parameter that starts positive stays between these multiples of its start: theta = 0 is always
 # stationary, and the working model knows little of sd's far away.
-_LEAST, _MOST = 0.25, 8.0
+_LEAST, _MOST = 0.1, 8.0
 _RIDGE = 1e-6
 
 

@@ -20,7 +20,7 @@ from mixedlm_jax.verdict import MAX_GAIN
 # that almost every group is all one value: a reason to start again.
 ODD_SD = 8.0
 # Rounds of scoring that improve a first theta which nobody gave.
-_ROUNDS = 3
+_ROUNDS = 5
 
 
 def search_optimum(

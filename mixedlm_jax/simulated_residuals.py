@@ -6,19 +6,27 @@ at random (Dunn and Smyth 1996, J. Comput. Graph. Stat. 5: 236; scaled as in R's
 together, so that textbook tests of a uniform sample reject right models. Here a statistic of the
 data is compared with the same statistic of each simulated data set, whose rows depend on each other
 in the same way: p = (1 + number as extreme) / (1 + number of simulations).
+
+With `refit` the model is fitted to every simulated response, and what is ranked is a response less
+its mean in the fit to it, of the data as of the simulations (DHARMa's `refit = TRUE`): a parametric
+bootstrap of residuals, which allows for the parameters, and random effects that are kept, having
+been estimated from the very responses they are compared with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, FitError, warn
+from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.hypotheses import check_fitted
+from mixedlm_jax.lane_means import lane_means
+from mixedlm_jax.lane_responses import check_responses
+from mixedlm_jax.many import as_fits, fits_of
 from mixedlm_jax.scenario import scenario_of
 from mixedlm_jax.simulate import check_count, check_seed, draw_responses
 
@@ -47,35 +55,40 @@ class SimulatedResiduals:
         One for each row used of positive weight, with the frame's index.
     y, simulated
         Responses of these rows (n,) and their simulations (nsim, n).
+    fits
+        With `refit` the fits to the simulations, those that failed among them; else None.
     """
 
     residuals: pd.Series
     y: np.ndarray
     simulated: np.ndarray
-    _tie_breaks: np.ndarray = field(repr=False)
+    fits: Fits | None
+    _ranked: np.ndarray  # what is ranked of the data, then of every simulation (1 + nsim, n)
+    _tie_breaks: np.ndarray
 
     def uniformity(self) -> SimulationTest:
         """Kolmogorov's distance of the residuals from uniform ones, large where they are not."""
-        ranks = _ranks(np.vstack([self.y, self.simulated]), self._tie_breaks)
+        ranks = _ranks(self._ranked, self._tie_breaks)
         return _compared(np.array([_distance(row) for row in ranks]), two_sided=False)
 
     def dispersion(self) -> SimulationTest:
-        """Spread of the responses around their simulated means, over what it should be.
+        """Spread of the responses around their means, over what it should be.
 
-        Sum of (y - mean)^2 over its mean in the simulations.
+        Sum of (y - mean)^2 over its mean in the simulations; the mean is that of a row's
+        simulations, or with `refit` that in the fit to the response.
         """
-        centre = np.mean(self.simulated, axis=0)
-        found = self._each(lambda y: float(np.sum((y - centre) ** 2)))
+        centre = np.mean(self.simulated, axis=0) if self.fits is None else 0.0
+        found = np.sum((self._ranked - centre) ** 2, axis=1)
         unit = np.mean(found[1:])
         return _compared(found / unit if unit > 0.0 else found)
 
     def zero_inflation(self) -> SimulationTest:
         """Number of zeros."""
-        return _compared(self._each(lambda y: float(np.sum(y == 0.0))))
+        return _compared(np.sum(np.vstack([self.y, self.simulated]) == 0.0, axis=1).astype(float))
 
     def outliers(self) -> SimulationTest:
         """Number of responses beyond all others that were simulated for their row."""
-        whole = np.vstack([self.y, self.simulated])
+        whole = self._ranked
         ordered = np.sort(whole, axis=0)
         beyond = (whole > ordered[-2]) | (whole < ordered[1])
         return _compared(np.sum(beyond, axis=1).astype(float))
@@ -91,19 +104,20 @@ class SimulatedResiduals:
         rows = [(test.statistic, test.expected, test.p_value) for test in found.values()]
         return pd.DataFrame(rows, index=list(found), columns=["statistic", "expected", "p.value"])
 
-    def _each(self, statistic: Callable[[np.ndarray], float]) -> np.ndarray:
-        """A statistic of the data, then of every simulation (1 + nsim,)."""
-        return np.array([statistic(y) for y in (self.y, *self.simulated)])
-
     def __repr__(self) -> str:
+        refitted = "" if self.fits is None else ", refitted"
         return (
-            f"Simulated residuals of {len(self.y)} rows, {len(self.simulated)} simulations\n"
-            f"{self.tests().round(3).to_string()}"
+            f"Simulated residuals of {len(self.y)} rows, {len(self.simulated)} simulations"
+            f"{refitted}\n{self.tests().round(3).to_string()}"
         )
 
 
 def simulate_residuals(
-    model: Fitted, nsim: int = 250, seed: int | None = None, re_form: str | None = "~0"
+    model: Fitted,
+    nsim: int = 250,
+    seed: int | None = None,
+    re_form: str | None = "~0",
+    refit: bool = False,
 ) -> SimulatedResiduals:
     """Simulated quantile residuals of a model, uniform on (0, 1) where the model is right.
 
@@ -119,6 +133,10 @@ def simulate_residuals(
         Random effects to keep as they were estimated: none by default, all are drawn anew, which
         tests the whole model; None keeps all, whose shrinkage makes residuals a little too central;
         "~(1 | g)" those.
+    refit
+        Whether to fit the model to every simulated response, `nsim` fits together, and to rank
+        responses less their means in the fits to them, at the random effects that are kept: slower,
+        and exact where parameters or kept random effects take much of the data for themselves.
 
     Returns
     -------
@@ -130,6 +148,9 @@ def simulate_residuals(
     ------
     ArgumentError
         For fewer simulations, and for a family that cannot be drawn from.
+    FitError
+        With `refit`, where fewer than 20 of the refits are at an optimum. Fewer that fail are left
+        out, and a warning counts them.
 
     Examples
     --------
@@ -145,6 +166,7 @@ def simulate_residuals(
         )
     chosen = check_seed(seed)
     design, labels = model.design, model.labels
+    kept = labels.condition_on(re_form)
     simulated = draw_responses(
         design,
         model.family,
@@ -152,14 +174,47 @@ def simulate_residuals(
         chosen,
         np.arange(nsim),
         b=model.fit.b,
-        kept=labels.condition_on(re_form),
+        kept=kept,
     )
+    fits, ranked = None, np.vstack([design.y, simulated])
+    if refit:
+        fits = _refits(model, simulated)
+        own = lane_means(model, as_fits(model), design.y[None], kept)
+        means = lane_means(model, fits, simulated, kept)
+        ranked = np.vstack([design.y - own, (simulated - means)[fits.ok]])
+        simulated = simulated[fits.ok]
     used = design.weights > 0
-    y, simulated = design.y[used], simulated[:, used]
-    breaks = np.random.default_rng([chosen, nsim]).random((nsim + 1, len(y)))
-    residuals = _ranks(np.vstack([y, simulated]), breaks, rows=1)[0]
+    ranked = ranked[:, used]
+    breaks = np.random.default_rng([chosen, nsim]).random(ranked.shape)
+    residuals = _ranks(ranked, breaks, rows=1)[0]
     index = labels.index[labels.kept][used]
-    return SimulatedResiduals(pd.Series(residuals, index=index), y, simulated, breaks)
+    return SimulatedResiduals(
+        pd.Series(residuals, index=index),
+        design.y[used],
+        simulated[:, used],
+        fits,
+        ranked,
+        breaks,
+    )
+
+
+def _refits(model: Fitted, y: np.ndarray) -> Fits:
+    """The model fitted to responses (nsim, n); `FitError` where too few of the fits are sound."""
+    lanes = check_responses(model.design, model.family, y, np.arange(len(y)))
+    fits = fits_of(model, lanes, progress=False)
+    failed = int(np.sum(~fits.ok))
+    if len(fits) - failed < _FEWEST:
+        raise FitError(
+            f"{failed} of {len(fits)} fits to simulated responses failed, and {_FEWEST} are "
+            "needed: see model.refit_many(model.simulate(100)).code, or leave out refit=True"
+        )
+    if failed:
+        warn(
+            f"{failed} of {len(fits)} fits to simulated responses failed and are left out: see "
+            ".fits.code",
+            ConvergenceWarning,
+        )
+    return fits
 
 
 def _ranks(values: np.ndarray, breaks: np.ndarray, rows: int | None = None) -> np.ndarray:

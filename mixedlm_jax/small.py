@@ -6,6 +6,8 @@ unrolled over k.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,11 +30,14 @@ def cross(a: Array, b: Array) -> Array:
     return a[:, None, :] * b[None, :, :]
 
 
-def gram(a: Array, b: Array, index: Array, size: int) -> Array:
-    """sum_by of cross(a, b) where that is symmetric: each off-diagonal sum is made once."""
+def gram(a: Array, b: Array, total: Callable[[Array], Array]) -> Array:
+    """Sums of cross(a, b) where that is symmetric: each off-diagonal sum is made once.
+
+    total: sums over some rows, (..., m) -> (..., size).
+    """
     k = a.shape[0]
     rows, columns = np.tril_indices(k)
-    lower = sum_by(a[rows] * b[columns], index, size)
+    lower = total(a[rows] * b[columns])
     position = np.zeros((k, k), int)
     position[rows, columns] = position[columns, rows] = np.arange(len(rows))
     return lower[position]

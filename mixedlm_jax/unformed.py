@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, combinations_with_replacement
 from typing import NamedTuple
 
@@ -66,9 +67,12 @@ class SparseCorner(NamedTuple):
     @classmethod
     def of_rows(cls, plan: Plan, z: tuple[Array, ...], w: Array) -> SparseCorner:
         """The corner of H; z the rows of Z Lambda, w the weights."""
+        totals = [
+            partial(sum_by, index=plan.levels[s], size=plan.n_levels[s]) for s in plan.kept
+        ]
         own = tuple(
-            plus_identity(gram(z[s], z[s] * w[None, :], plan.levels[s], plan.n_levels[s]))
-            for s in plan.kept
+            plus_identity(gram(z[s], z[s] * w[None, :], total))
+            for s, total in zip(plan.kept, totals, strict=True)
         )
         cells = tuple(
             sum_by(cross(z[s] * w[None, :], z[t]), cell.of_row, len(cell.first))

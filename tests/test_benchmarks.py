@@ -39,11 +39,24 @@ def test_ratios_and_limits():
     assert verdicts(ours=ours, glmm=figures(-10.0, 0.04))[0] == (1.25, False)
 
 
-def test_a_rival_that_falls_short_or_is_absent_is_not_judged():
+def test_a_rival_that_fell_short_was_stopped_or_is_absent():
     ours = figures(-10.0, 0.1, arrays_s=0.05)
-    assert verdicts(ours=ours, glmm=figures(-10.001, 0.1))[0] == (None, None)
     assert verdicts(ours=ours, glmm={"skipped": "not installed"})[0] == (None, None)
-    assert verdicts(ours=ours, glmm={"stopped": "more than 300 s"})[0] == (None, True)
+    # its whole time would have been longer still
+    assert verdicts(ours=ours, glmm=figures(-10.001, 0.1))[0] == (0.5, True)
+    assert verdicts(ours=ours, glmm=figures(-10.001, 0.01))[0] == (5.0, None)
+    assert verdicts(ours=ours, glmm={"stopped": "", "limit_s": 0.1})[0] == (0.5, True)
+    assert verdicts(ours=ours, glmm={"stopped": "", "limit_s": 0.01})[0] == (5.0, None)
+
+
+def test_a_part_that_is_run_anew_leaves_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "FIGURES", tmp_path / "results.json")
+    old = {"wide": {"ours": figures(-1.0, 0.1)}, "verbagg": {"ours": figures(-2.0, 0.1)}}
+    new = {"verbagg": {"ours": figures(-2.0, 0.2)}}
+    assert compare.with_earlier(new) == new
+    compare.FIGURES.write_text(compare.as_json(["setting"], old))
+    assert compare.with_earlier(new) == {"verbagg": new["verbagg"], "wide": old["wide"]}
+    assert list(compare.with_earlier(new)) == ["verbagg", "wide"]
 
 
 def test_an_aim_fails_where_the_fit_fell_short_or_failed():

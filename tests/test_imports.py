@@ -103,14 +103,17 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "inference.chi_squared",
         "inference.components",
         "inference.conditional",
+        "inference.expectation",
         "inference.point",
         "inference.laplace_check",
         "inference.charts",
         "inference.profile",
         "inference.sandwich",
+        "inference.left_out",
         "inference",
         "threads",
         "uncertainty",
+        "expectation",
         "predict",
         "diagnostics",
         "pearson",
@@ -118,11 +121,13 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "adequacy",
         "markup",
         "noted",
+        "adjustment",
         "approximation",
         "report",
         "ranef",
         "tidy",
         "getme",
+        "canvas",
     ),
     "comparing": (
         "call",
@@ -136,6 +141,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "simulate",
         "fits",
         "many",
+        "lane_means",
         "resampling",
         "scenario",
         "bootstrap",
@@ -149,7 +155,23 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "all_fit",
     ),
     "predicting": ("predictive", "predictions"),
+    "averaging": (
+        "averages",
+        "reference_grid",
+        "contrasts",
+        "estimated_means",
+        "margins",
+        "marginaleffects",
+    ),
     "judging": ("explained", "collinearity", "simulated_residuals", "influence"),
+    "pictures": (
+        "plots.modes",
+        "plots.residuals",
+        "plots.profiles",
+        "plots.effects",
+        "plots.forest",
+        "plots",
+    ),
     "face": ("summarise", "model", "modular", "api", "functional", "datasets", ""),
 }
 ORDER = list(chain(*SECTIONS.values()))
@@ -160,7 +182,11 @@ ENGINE = list(
 
 # What is imported where it is used: dependencies a user may do without, and those that are slow to
 # import and that most runs never need.
-OPTIONAL = {("optimize", "nlopt")}
+OPTIONAL = {
+    ("optimize", "nlopt"),
+    ("marginaleffects", "marginaleffects.classes.model"),
+    ("marginaleffects", "polars"),
+}
 DEFERRED = {
     ("optimize", "scipy.optimize"),
     ("minimisers", "scipy.optimize"),
@@ -174,10 +200,12 @@ DEFERRED = {
     ("getme", "scipy.sparse"),
     ("many", "tqdm"),
     ("pooling", "scipy.special"),
-    ("power", "matplotlib.pyplot"),
+    ("canvas", "f'matplotlib.{module}'"),
+    ("model", "mixedlm_jax.plots"),
     ("adequacy", "scipy.special"),
     ("functional", "optax"),
     ("inference.chi_squared", "scipy.special"),
+    ("adjustment", "scipy.special"),
 }
 FRAMES = {"pandas", "narwhals", "polars", "formulaic"}
 SHAPELESS = {"utils", "util", "helpers", "helper", "common", "misc", "compat", "tools", "mixins"}

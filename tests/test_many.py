@@ -15,11 +15,17 @@ import pytest
 from fitted import CBPP, cbpp
 
 import mixedlm_jax as mlm
-from mixedlm_jax import lane_fits, lanes, many
+from mixedlm_jax import families, lane_fits, lanes, many
+from mixedlm_jax.buckets import lane_slots
+from mixedlm_jax.call import Call
 from mixedlm_jax.errors import Code, FitError
 from mixedlm_jax.families import Gamma
 from mixedlm_jax.fits import MESSAGES
+from mixedlm_jax.formula import parse
 from mixedlm_jax.inference import standard_errors
+from mixedlm_jax.likelihood import laplace_gradient
+from mixedlm_jax.plan import with_rounds
+from mixedlm_jax.problem import Params, make_problem, zero_effects
 
 GROUPS, SIZE = 8, 6
 
@@ -430,3 +436,40 @@ def test_rows_in_another_order_are_refused(model, batch):
         model.refit_many(Y.iloc[::-1])
     with pytest.raises(mlm.ArgumentError, match=r"index differs.*\.to_numpy"):
         mlm.fit_many("~ period + (1 | herd)", batch.data, Y.iloc[::-1], "binomial", trials="size")
+
+
+@pytest.mark.parametrize("slope", [False, True])
+def test_rows_in_rounds_of_all_levels_have_the_same_likelihood(slope):
+    """Groups of 4, 4, 3 and 4 rows, one of weight 0, in any order: 16 slots."""
+    rng = np.random.default_rng(3)
+    g = rng.permutation(np.repeat(np.arange(4), [4, 4, 3, 4]))
+    data = pd.DataFrame({"y": rng.poisson(3.0, 15), "x": rng.normal(size=15), "g": g})
+    weights = np.where(np.arange(15) == 5, 0.0, 1.0)
+    formula = "y ~ x + (1 + x | g)" if slope else "y ~ x + (1 | g)"
+    call = Call(parse(formula), data, families.Poisson(), weights=weights)
+    design = call.build()[0]
+    slots = lane_slots(design)
+    assert len(slots.row) == 16
+    assert np.array_equal(np.sort(slots.row[slots.used]), np.arange(15))
+
+    with jax.enable_x64(True):
+        problem = make_problem(design, call.family)
+        laid = make_problem(slots.of(design), call.family)
+        rounds = laid.replace(plan=with_rounds(laid.plan))
+        assert rounds.plan.rounds == 4
+        assert with_rounds(problem.plan).rounds == 0
+        theta = np.array([0.7, 0.2, 0.4])[: problem.n_theta]
+        params = Params(theta, np.array([1.0, 0.1]), np.zeros(0))
+        known = laplace_gradient(params, problem, zero_effects(problem))
+        found = laplace_gradient(params, rounds, zero_effects(rounds))
+    np.testing.assert_allclose(found.value, known.value, rtol=1e-12)
+    np.testing.assert_allclose(found.gradient.flat, known.gradient.flat, rtol=1e-9)
+    np.testing.assert_allclose(found.u[0], known.u[0], rtol=1e-9)
+
+
+def test_rows_of_unequal_groups_stand_as_they_are():
+    data = pd.DataFrame({"y": np.arange(12.0), "g": np.repeat([0, 1, 2], [8, 2, 2])})
+    design = Call(parse("y ~ 1 + (1 | g)"), data, families.Gaussian()).build()[0]
+    slots = lane_slots(design)
+    assert np.array_equal(slots.row[slots.used], np.arange(12))
+    assert len(slots.row) == 16

@@ -46,8 +46,8 @@ def path(request):
 
 def test_there_are_notebooks():
     names = [
-        *("differentiable_likelihood", "gene_screen", "laplace_or_agq", "power_study"),
-        "tutorial",
+        *("differentiable_likelihood", "gene_screen", "inference", "laplace_or_agq"),
+        *("power_study", "tutorial"),
     ]
     assert [path.stem for path in executed.SOURCES] == names
 

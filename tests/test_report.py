@@ -162,6 +162,16 @@ def test_crossed_groups_and_dropped_columns_are_named():
     assert "groups:  BROOD:LOCATION, 118; LOCATION, 63" in str(nested)
 
 
+def test_fewer_than_30_levels_are_noted():
+    notes = {
+        name: str(fitted.recorded(name).summary())
+        for name in ("cbpp_logit", "pastes_nested", "contraception_intercept")
+    }
+    assert "Fewer than 30 levels (herd: 15): z intervals are too short." in notes["cbpp_logit"]
+    assert "Fewer than 30 levels (batch: 10): z" in notes["pastes_nested"]  # samples are 30
+    assert "z intervals are too short" not in notes["contraception_intercept"]
+
+
 def test_summary_as_data(cbpp):
     table = cbpp.summary().coefficients
     record = records.MODELS["cbpp_logit"]

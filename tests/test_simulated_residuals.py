@@ -85,3 +85,52 @@ def test_seeds_and_rows():
         mlm.simulate_residuals(model, nsim=5)
     with pytest.raises(mlm.ArgumentError, match="glmer returned"):
         mlm.simulate_residuals(fitted.cbpp())
+
+
+def test_with_refit_a_row_is_ranked_among_residuals_of_the_refits():
+    model = counts()
+    found = mlm.simulate_residuals(model, nsim=20, seed=4, re_form=None, refit=True)
+    assert len(found.fits) == len(found.simulated) == 20
+    theirs = [model.refit(y).residuals("response") for y in found.simulated]
+    own = model.residuals("response").to_numpy()
+    below = np.sum(np.array(theirs) < own, axis=0)
+    # residuals of refits are not tied: the place among 21, spread over a 21st
+    np.testing.assert_array_equal(np.floor(found.residuals.to_numpy() * 21), below)
+
+
+def test_typical_means_of_refits():
+    model = fitted.recorded("cbpp_logit")
+    found = mlm.simulate_residuals(model, nsim=20, seed=4, refit=True)
+    size = model.design.trials
+    means = np.array([model.refit(y).predict(re_form="~0") for y in found.simulated])
+    # searches end within 1e-8 log-likelihood units of an optimum, 1.4e-4 standard errors
+    np.testing.assert_allclose(found._ranked[1:], found.simulated - size * means, atol=1e-4)
+    own = model.design.y - size * model.predict(re_form="~0")
+    np.testing.assert_allclose(found._ranked[0], own, atol=1e-8)
+
+
+def test_refits_that_fail(monkeypatch):
+    model = fitted.recorded("cbpp_logit")
+    wanted = {"nsim": 200, "seed": 3, "re_form": None, "refit": True}
+    with pytest.warns(mlm.ConvergenceWarning, match="1 of 200 fits") as caught:
+        found = mlm.simulate_residuals(model, **wanted)  # one is separated
+    assert caught[0].filename == __file__
+    assert (len(found.simulated), len(found.fits), np.sum(~found.fits.ok)) == (199, 200, 1)
+    monkeypatch.setattr("mixedlm_jax.simulated_residuals._FEWEST", 200)
+    with pytest.raises(mlm.FitError, match="1 of 200 fits to simulated responses failed, and 200"):
+        mlm.simulate_residuals(model, **wanted)
+
+
+def test_refits_allow_for_what_random_effects_have_taken():
+    model, rng = counts(), np.random.default_rng(2)
+    kept = mlm.simulate_residuals(model, nsim=100, seed=1, re_form=None)
+    assert kept.dispersion().statistic < 0.97  # they are too central, the model being right
+    refitted = mlm.simulate_residuals(model, nsim=100, seed=1, re_form=None, refit=True)
+    assert refitted.dispersion().p_value > 0.05
+    assert abs(refitted.dispersion().statistic - 1.0) < 0.05
+    assert "100 simulations, refitted" in str(refitted)
+    mean = model.fitted().to_numpy()
+    wide = model.refit(rng.poisson(mean * rng.gamma(2.0, 0.5, len(mean))))
+    found = mlm.simulate_residuals(wide, nsim=100, seed=1, re_form=None, refit=True)
+    assert found.dispersion().p_value < 0.03
+    assert found.uniformity().p_value < 0.03

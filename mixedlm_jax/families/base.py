@@ -277,7 +277,8 @@ class Family:
         return self.link.name in self.log_concave_links
 
     # Moments and residuals (NumPy). mu is the link's inverse of eta, the mean of one trial unless
-    # `mean` says otherwise; dispersion holds the estimated parameters on their natural scale.
+    # `mean` says otherwise; dispersion holds the estimated parameters on their natural scale. Means
+    # and the probability of a zero are differentiated too: they take arrays of JAX as well.
 
     def mean(self, mu: np.ndarray, dispersion: Shapes) -> np.ndarray:
         """E(y), of one trial."""

@@ -106,7 +106,7 @@ class TruncatedPoisson(Family):
         return dlog_mu**2 * mean * (1.0 + mu - mean)
 
     def mean(self, mu, dispersion):
-        return mu / -np.expm1(-mu)
+        return mu / -mu.__array_namespace__().expm1(-mu)
 
     def variance(self, mu, dispersion):
         mean = self.mean(mu, dispersion)
@@ -184,7 +184,8 @@ class TruncatedNegativeBinomial(Family):
 
     def mean(self, mu, dispersion):
         (theta,) = self.shapes(dispersion)
-        return mu / -np.expm1(-theta * np.log1p(mu / theta))
+        functions = mu.__array_namespace__()
+        return mu / -functions.expm1(-theta * functions.log1p(mu / theta))
 
     def variance(self, mu, dispersion):
         mean = self.mean(mu, dispersion)

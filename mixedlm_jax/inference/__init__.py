@@ -16,6 +16,12 @@ from mixedlm_jax.inference.conditional import (
     row_uncertainty,
 )
 from mixedlm_jax.inference.covariance import correlation, standard_errors
+from mixedlm_jax.inference.expectation import (
+    expected_slopes,
+    expected_values,
+    factor_slopes,
+    factors_at,
+)
 from mixedlm_jax.inference.laplace_check import (
     Correction,
     QuadratureCheck,
@@ -23,6 +29,7 @@ from mixedlm_jax.inference.laplace_check import (
     quadrature_check,
     second_order_correction,
 )
+from mixedlm_jax.inference.left_out import LeftOut, cluster_derivatives, without_each
 from mixedlm_jax.inference.point import (
     Point,
     delta_covariance,
@@ -37,6 +44,7 @@ from mixedlm_jax.inference.wald import check_level, wald_intervals, wald_statist
 __all__ = [
     "Correction",
     "Curve",
+    "LeftOut",
     "Limit",
     "Point",
     "QuadratureCheck",
@@ -46,12 +54,17 @@ __all__ = [
     "check_level",
     "chi_squared_tail",
     "chi_squared_tails",
+    "cluster_derivatives",
     "cluster_scores",
     "component_order",
     "component_slopes",
     "conditional_covariance",
     "correlation",
     "delta_covariance",
+    "expected_slopes",
+    "expected_values",
+    "factor_slopes",
+    "factors_at",
     "in_reported_scale",
     "joint_leverages",
     "lane_components",
@@ -67,4 +80,5 @@ __all__ = [
     "wald_statistic",
     "wald_tests",
     "with_known_boundary",
+    "without_each",
 ]
