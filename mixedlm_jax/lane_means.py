@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
-from mixedlm_jax.buckets import filled_rows, lane_bucket, padded
+from mixedlm_jax.buckets import filled_rows, padded
 from mixedlm_jax.compiled import program
 from mixedlm_jax.dispersion import coordinates, natural_at_rows
 from mixedlm_jax.elimination import predictor
@@ -39,7 +39,7 @@ def lane_means(model: Fitted, fits: Fits, y: np.ndarray, kept: Sequence[np.ndarr
     """
     design, family = model.design, model.family
     with single_blas_thread(), jax.enable_x64(True):
-        problem = point_of(padded(design, lane_bucket), family, model.fit).problem
+        problem = point_of(padded(design), family, model.fit).problem
         phi = coordinates(family, problem.phi_matrices, fits.phi)
         params, responses = Params(fits.theta, fits.beta, phi), filled_rows(y, len(problem.y))
         width = min(max(_ROWS // responses.shape[1], 1), len(y))
