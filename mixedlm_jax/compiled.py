@@ -228,8 +228,8 @@ def _processor() -> str:
 
 
 def _settings() -> str:
-    """JAX's configuration, which may change within a process."""
-    return repr(sorted(jax.config.values.items()))
+    """JAX's configuration, which may change within a process, and in one of its threads alone."""
+    return repr([sorted(jax.config.values.items()), [*map(_setting, _DECISIVE)]])
 
 
 def _dump(executable: Any, lowered: Any) -> bytes:
@@ -243,9 +243,19 @@ def _load(content: bytes, in_tree: Any) -> Callable | None:
         stored, out_tree, calls_lapack = pickle.loads(content)
         if calls_lapack:
             _find_lapack()
-        return deserialize_and_load(stored, in_tree, out_tree)
+        # unless told so, it would ask for arrays that are divided among all devices there are
+        device = _device()
+        return deserialize_and_load(stored, in_tree, out_tree, device.client, [device])
     except (jax.errors.JaxRuntimeError, pickle.UnpicklingError, ValueError, TypeError, EOFError):
         return None
+
+
+def _device() -> jax.Device:
+    """The device that a program runs on whose arguments are bound to none."""
+    chosen = _setting("jax_default_device")
+    if isinstance(chosen, jax.Device):
+        return chosen
+    return jax.local_devices(backend=chosen)[0]  # None, or the name of a platform
 
 
 @cache

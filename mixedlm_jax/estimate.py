@@ -95,16 +95,18 @@ def maximise(
     next: two or three rounds are Newton's method.
     """
     start = first_search(objective, problem, first)
-    exact, near, same = (precise(size, start.value.dtype) for size in (_EXACT, _NEAR, _SAME))
+    exact, near, same = (precise(part, start.value.dtype) for part in (_EXACT, _NEAR, _SAME))
+    size = jnp.abs(problem.log_base)  # what the rows sum to is about its negative
 
     def round_of(state: _Rounds) -> _Rounds:
         tolerance = jnp.where(state.rounds == 0, near, exact)
         search, used = _quasi_newton(
-            objective, problem, state.start, state.used, tolerance, max_evaluations
+            objective, problem, state.start, size, state.used, tolerance, max_evaluations
         )
         reached, curvature = curved(objective, problem, search, used >= max_evaluations)
         # after a step off a saddle, or of rounding
-        worse = search.value > state.reached.search.value + same * (1.0 + jnp.abs(search.value))
+        slack = same * (1.0 + jnp.abs(search.value)) + precise(0.0, size.dtype) * size
+        worse = search.value > state.reached.search.value + slack
         stuck = (state.rounds > 0) & jnp.all(search.x == state.reached.search.x)
         done = (reached.decrement < exact) & ~curvature.indefinite
         lost = ~jnp.all(jnp.isfinite(reached.hessian)) | ~jnp.isfinite(search.value)
@@ -132,6 +134,7 @@ def _quasi_newton(
     objective: Objective,
     problem: Problem,
     search: Search,
+    size: Array,
     used: Array,
     tolerance: Array,
     max_evaluations: int,
@@ -147,7 +150,7 @@ def _quasi_newton(
 
     def step(state: tuple[Search, Array]) -> tuple[Search, Array]:
         search, used = state
-        return advance(evaluate, search), used + 1
+        return advance(evaluate, search, size), used + 1
 
     return jax.lax.while_loop(unfinished, step, (search, used))
 

@@ -8,8 +8,21 @@
 
 A `Problem` and `Params` are pytrees. Every function here but `make_problem` and `init` can be
 compiled, differentiated (forward and reverse, to any order) and vmapped, in the parameters and in
-every array of the problem, and computes in the precision of the arrays it is given: float32, or
-float64 where JAX has that enabled. JAX's configuration is never touched.
+every array of the problem. A response is differentiated by as the continuous variable its density
+is written for: a zero that has a probability of its own (Tweedie's, a hurdle's, an inflated one) is
+no such point. JAX's configuration is never touched.
+
+Precision is that of the arrays: float32, or float64 where JAX has that enabled; less is refused. In
+float32, over the 44 models recorded in the tests (up to 7,584 rows, Laplace and up to 50 nodes),
+the log-likelihood is right to 2e-6 of its size, its gradient to 1e-4 and the estimates of `solve`
+to 2e-3 standard errors; a decrement below 2e-6 is not told from 0. That will do to estimate, train
+and sample. Differences of log-likelihoods, such as likelihood ratios, need float64 where 2e-6 of
+the log-likelihood is no small number.
+
+Devices are those of the arrays: what was put on one (`jax.device_put(problem, device)`) is computed
+there, and its results stay there. `shard_rows` divides the rows of one problem among devices, and
+lanes of `vmap` whose arrays are divided (`jax.device_put(Y, NamedSharding(...))`) are computed each
+on its own. `init` works on the host, and its parameters go where the problem is.
 
 Parameters: theta as in lme4 (the lower triangle of each term's relative covariance factor; relative
 to sigma for the Gaussian, absolute elsewhere), of either sign; beta on the scale of the linear
@@ -34,15 +47,17 @@ from mixedlm_jax import modes
 from mixedlm_jax import problem as engine
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.call import Call
-from mixedlm_jax.clusters import check_clusters, cluster_scores
+from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.dispersion import phi_names
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.estimate import MAX_EVALUATIONS, Optimum, descend, maximise, optimum
 from mixedlm_jax.families import Family, resolve
 from mixedlm_jax.formula import parse
+from mixedlm_jax.inference import cluster_scores
 from mixedlm_jax.names import theta_names
 from mixedlm_jax.objective import objective_for
+from mixedlm_jax.placement import shard_rows
 from mixedlm_jax.posterior import Position, Posterior
 from mixedlm_jax.priors import as_prior
 from mixedlm_jax.problem import Params, zero_effects
@@ -63,6 +78,7 @@ __all__ = [
     "make_problem",
     "optimize",
     "score_contributions",
+    "shard_rows",
     "solve",
 ]
 
@@ -92,8 +108,8 @@ class Problem(engine.Problem):
     ----------
     y, trials, weights, offset
         Shape (n,): the response (successes, where the family takes trials), the trials (1 where it
-        takes none), prior weights, and the offset of the linear predictor. A row of weight 0 is
-        absent: the derivative in its weight is 0.
+        takes none), prior weights, and the offset of the linear predictor. A row of weight 0 (or
+        less) is absent: the derivative in its weight is 0.
     X
         Shape (n, p), fixed effects.
     Z
@@ -115,14 +131,17 @@ class Problem(engine.Problem):
     def replace(self, **changes: Any) -> Problem:
         """The problem with other arrays or settings: `problem.replace(weights=w)`.
 
-        X may have another number of columns. Raises `ArgumentError` for arrays of another shape,
-        unknown names, and an nAGQ that the model does not allow.
+        X may have another number of columns. Lists and Series become arrays. Raises `ArgumentError`
+        for arrays of another shape, unknown names, and an nAGQ or information that the model does
+        not allow.
         """
         known = [part.name for part in dataclasses.fields(self)]
         for name, value in changes.items():
             if name not in known:
                 raise ArgumentError(f"a problem has no {name!r}; it has {', '.join(known)}")
-            _check_shape(name, getattr(self, name), value)
+            if name in (*_ROWS, "X") and (isinstance(value, list) or hasattr(value, "to_numpy")):
+                changes[name] = np.asarray(value)
+            _check_shape(name, getattr(self, name), changes[name])
         if "prior" in changes:
             changes["prior"] = as_prior(changes["prior"])
         if "X" in changes and np.shape(changes["X"])[1] != len(self.names.beta):
@@ -131,6 +150,9 @@ class Problem(engine.Problem):
         changed = dataclasses.replace(self, **changes)
         if "nAGQ" in changes:
             _check_nAGQ(changed)
+        if "information" in changes:
+            control = GlmerControl(information=changed.information)
+            engine.check_information(changed.family, control.information)
         return changed
 
 
@@ -149,10 +171,10 @@ def _check_shape(name: str, old: Any, new: Any) -> None:
 
 
 def _check_nAGQ(problem: Problem) -> None:
-    if problem.nAGQ < 1:
+    if not isinstance(problem.nAGQ, int) or problem.nAGQ < 1:
         raise ArgumentError(
-            f"nAGQ is {problem.nAGQ}; a likelihood of all parameters needs 1 (Laplace) or a number "
-            "of quadrature nodes from 2"
+            f"nAGQ is {problem.nAGQ!r}; a likelihood of all parameters needs 1 (Laplace) or a "
+            "number of quadrature nodes from 2"
         )
     objective_for(problem.nAGQ).check(problem)
 
@@ -171,6 +193,7 @@ def make_problem(
     ziformula: str | None = None,
     dispformula: str | None = None,
     information: str = "observed",
+    max_corner: int = GlmerControl.max_corner,
     prior: Any = None,
 ) -> Problem:
     """The arrays of a model, its rows in the order of the data without the dropped ones.
@@ -184,6 +207,9 @@ dispformula
         1 for the Laplace approximation, from 2 the nodes of adaptive Gauss-Hermite quadrature.
     information
         Weights in the Laplace determinant, "observed" or "expected".
+    max_corner
+        As in `GlmerControl`. A Schur complement of crossed factors that is not formed allows first
+        derivatives of the log-likelihood only, and no `solve`.
     prior
         As in `Problem`.
 
@@ -195,7 +221,8 @@ dispformula
     Raises
     ------
     FormulaError, DataError, ArgumentError
-        As `glmer`; and for nAGQ=0, which has no likelihood of all parameters.
+        As `glmer`; and for nAGQ=0, which has no likelihood of all parameters, and quasi families,
+        which have none at all.
 
     Examples
     --------
@@ -218,8 +245,16 @@ dispformula
         ziformula=ziformula,
         dispformula=dispformula,
     )
+    if call.family.is_quasi:
+        raise ArgumentError(
+            "a quasi family has no likelihood; give a family with a distribution, or fit it with "
+            "glmer"
+        )
     design, labels = call.build()
-    made = engine.make_problem(design, call.family, information=information)
+    control = GlmerControl(information=information, max_corner=max_corner)
+    made = engine.make_problem(
+        design, call.family, information=control.information, crossing=control.crossing
+    )
     names = Names(
         tuple(theta_names(design, labels)),
         labels.fixed,
@@ -262,10 +297,16 @@ def _on_host(leaf: Any) -> np.ndarray:
 
 
 def _dtype(*trees: Any) -> Any:
-    """The precision that floating-point leaves have together."""
+    """The precision that floating-point leaves have together; `ArgumentError` below float32."""
     kinds = [jnp.result_type(leaf) for leaf in jax.tree.leaves(trees)]
     floating = [kind for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
-    return jnp.result_type(*floating) if floating else jnp.result_type(float)
+    dtype = jnp.result_type(*floating) if floating else jnp.result_type(float)
+    if jnp.finfo(dtype).bits < 32:
+        raise ArgumentError(
+            f"the arrays are in {dtype}, too coarse for a likelihood; give them in float32 or "
+            "float64"
+        )
+    return dtype
 
 
 def _together(problem: Problem, *others: Any) -> tuple[Any, ...]:
@@ -320,9 +361,17 @@ def joint_log_density(params: Params, u: Effects, problem: Problem) -> Array:
     """log f(y | u) + log f(u), of the responses and the random effects together (scalar).
 
     u: spherical random effects, per grouping factor (k, levels), independent standard normal; the
-    effects on the scale of the linear predictor are Lambda(theta) u. Every constant is in.
+    effects on the scale of the linear predictor are Lambda(theta) u. Every constant is in. Raises
+    `ArgumentError` for other shapes.
     """
-    return _joint_log_density(_checked(params, problem), u, problem)
+    sizes = [np.shape(part) for part in zero_effects(problem)]
+    found = [np.shape(part) for part in u]
+    if found != sizes:
+        raise ArgumentError(
+            f"u has parts of shapes {found}; give one (effects, levels) for each grouping factor, "
+            f"here {sizes}"
+        )
+    return _joint_log_density(_checked(params, problem), tuple(u), problem)
 
 
 @jax.jit
@@ -361,14 +410,27 @@ def score_contributions(params: Params, problem: Problem) -> Params:
     ArgumentError
         Where grouping factors cross: the likelihood is no product then.
     """
-    check_clusters(problem)
+    if problem.plan.kept:
+        raise ArgumentError(
+            "the grouping factors cross, so that the likelihood is no product over clusters; "
+            "score contributions are for one grouping factor, or for factors nested in one another"
+        )
     return _score_contributions(_checked(params, problem), problem)
 
 
 @jax.jit
 def _score_contributions(params: Params, problem: Problem) -> Params:
     problem, params = _together(problem, params)
-    return cluster_scores(params, problem, problem.nAGQ)
+    coarsest = problem.plan.chain[-1]
+    scores = cluster_scores(
+        objective_for(problem.nAGQ),
+        params,
+        problem,
+        zero_effects(problem),
+        problem.plan.levels[coarsest],
+        problem.plan.n_levels[coarsest],
+    )
+    return jax.vmap(problem.split)(scores)
 
 
 def solve(
@@ -387,6 +449,9 @@ def solve(
     exact Hessian: `jax.grad(lambda w: solve(problem.replace(weights=w), p0).params.beta[1])` is
     the influence of every row's weight, at the cost of one backward pass. `params0` has none.
 
+    Under `vmap` all lanes go on until the slowest has ended; `fit_many` takes finished lanes out,
+    and is many times as fast for thousands of responses.
+
     Parameters
     ----------
     problem, params0
@@ -394,7 +459,7 @@ def solve(
     prior
         As in `Problem`, whose own is used by default: the penalised likelihood is maximised.
     max_evaluations
-        Most evaluations of the quasi-Newton search; Newton steps follow.
+        Most evaluations of value and gradient, all rounds of the search together.
 
     Returns
     -------
@@ -405,7 +470,8 @@ def solve(
     Raises
     ------
     ArgumentError
-        For parameters of other lengths.
+        For parameters of other lengths, and for crossed factors whose Schur complement is not
+        formed.
 
     Examples
     --------
@@ -419,7 +485,19 @@ def solve(
     """
     if prior is not None:
         problem = problem.replace(prior=prior)
+    _check_formed(problem)
     return _solve(problem, _checked(params0, problem), int(max_evaluations))
+
+
+def _check_formed(problem: Problem) -> None:
+    """Raise `ArgumentError` where the exact Hessian cannot be had."""
+    if problem.plan.unformed is not None:
+        raise ArgumentError(
+            f"the grouping factors cross with {problem.plan.n_columns} random effects in the "
+            "smaller ones, whose Schur complement is not formed, so that there are no exact second "
+            f"derivatives to end a search with: make_problem(..., "
+            f"max_corner={problem.plan.n_columns}), or let glmer fit the model"
+        )
 
 
 @partial(jax.jit, static_argnames="max_evaluations")
@@ -474,6 +552,7 @@ def optimize(
         )
     if prior is not None:
         problem = problem.replace(prior=prior)
+    _check_formed(problem)
     params0 = init(problem) if params0 is None else params0
     optimizer = importlib.import_module("optax").with_extra_args_support(optimizer)
     return _optimize(problem, _checked(params0, problem), optimizer, int(steps))

@@ -47,17 +47,19 @@ def begin(x: Array, aux: Any, inverse: Array) -> Search:
     return Search(x, value, np.zeros(x.shape, x.dtype), aux, inverse, np.ones_like(value), value)
 
 
-def advance(evaluate: Callable, search: Search) -> Search:
+def advance(evaluate: Callable, search: Search, size: Array | float = 0.0) -> Search:
     """One evaluation: take the quasi-Newton step, or shorten the next one.
 
     `evaluate(x, aux)` returns (value, gradient, aux). Steps that lead to a value that is not finite
-    are rejected like steps that go up.
+    are rejected like steps that go up. size: of terms that cancel in the value, whose rounding is
+    left in it.
     """
     direction = -(search.inverse @ search.gradient)
     step = search.length * direction
     slope = search.gradient @ step
     value, gradient, aux = evaluate(search.x + step, search.aux)
     slack = precise(_SLACK, value.dtype) * (1.0 + jnp.abs(search.value))
+    slack += precise(0.0, value.dtype) * size
     finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
     accepted = finite & (value <= search.value + _SUFFICIENT * slope + slack)
 

@@ -144,7 +144,12 @@ class Written(Prior):
     function: Callable[[Params], Array] = field(metadata={"static": True})
 
     def log_density(self, params, problem):
-        return self.function(params)
+        density = self.function(params)
+        if np.shape(density) != ():
+            raise ArgumentError(
+                f"the prior's log-density has shape {np.shape(density)}; return one number, the sum"
+            )
+        return density
 
 
 def as_prior(prior: Any) -> Prior | None:

@@ -156,11 +156,7 @@ def make_problem(
 
     Raises `ArgumentError` for `information="expected"` where the family has no closed form.
     """
-    if information == "expected" and not family.has_expected_information:
-        raise ArgumentError(
-            f'information="expected" needs a closed-form Fisher information, which the '
-            f'{family.name} family does not have; use information="observed"'
-        )
+    check_information(family, information)
     plan = make_plan(
         [factor.levels for factor in design.factors],
         [factor.n_levels for factor in design.factors],
@@ -183,6 +179,15 @@ def make_problem(
         information=information,
         phi_matrices=matrices_of(family, design.parts),
     )
+
+
+def check_information(family: Family, information: str) -> None:
+    """Raise `ArgumentError` where a family does not have what the determinant's weights ask for."""
+    if information == "expected" and not family.has_expected_information:
+        raise ArgumentError(
+            f'information="expected" needs a closed-form Fisher information, which the '
+            f'{family.name} family does not have; use information="observed"'
+        )
 
 
 def zero_effects(problem: Problem) -> tuple[np.ndarray, ...]:

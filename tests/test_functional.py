@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import layouts
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 import records
@@ -121,6 +122,42 @@ def test_many_responses_at_once_are_as_one_by_one(rng):
     for lane, response in enumerate(y):
         for a, b in zip(jax.tree.leaves(alone(response)), jax.tree.leaves(together), strict=True):
             np.testing.assert_allclose(b[lane], a, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_has_derivatives_in_response_trials_and_weight(family, rng):
+    """By differences to one side where a count is at the end of its range."""
+    model = layouts.draw(family, FAMILIES[family].links[0], LAYOUTS["intercept"], rng,
+                         weights="prior")  # fmt: skip
+    problem, beta, phi = model.problem, model.params.beta, model.params.phi
+
+    def rows(y, trials, weights):
+        changed = problem.replace(y=y, trials=trials, weights=weights)
+        return row_log_density(changed, changed.X @ beta, phi) + changed.row_log_base
+
+    own = (problem.y, problem.trials, problem.weights)
+    unit = (problem.weights > 0).astype(float)
+    density = compiled(rows)
+    downwards = np.array(-25.0), np.array([48.0, -36.0, 16.0, -3.0])
+    for at in range(3):
+        axis = np.eye(3)[at]
+
+        @compiled
+        def slope(*arrays, axis=axis):
+            return jax.jvp(rows, arrays, tuple(unit * step for step in axis))[1]
+
+        # a response at its trials can only fall, one at 0 only rise
+        top = at == 0 and FAMILIES[family].takes_trials
+        sign = np.where(top & (problem.y > 0), -1.0, 1.0) * (1e-3 if family != "beta" else 1e-5)
+        total = downwards[0] * density(*own)
+        for k, factor in enumerate(downwards[1], 1):
+            moved = tuple(a + k * sign * unit * step for a, step in zip(own, axis, strict=True))
+            total = total + factor * density(*moved)
+        expected = np.asarray(total / (12.0 * sign))
+        smooth = (problem.y > 0) | (family != "tweedie") | (at > 0)  # zeros are atoms there
+        found = np.asarray(slope(*own))
+        np.testing.assert_allclose(found[smooth], expected[smooth], rtol=1e-5, atol=1e-7)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -377,6 +414,37 @@ def test_problems_that_cannot_be_are_refused():
         mf.score_contributions(mf.init(crossed), crossed)
     with pytest.raises(ArgumentError, match="2 grouping factors"):
         crossed.replace(nAGQ=5)
+    with pytest.raises(ArgumentError, match=r"log-density has shape \(1,\); return one number"):
+        mf.solve(crossed, mf.init(crossed), prior=lambda params: params.beta)
+    with pytest.raises(ArgumentError, match=r"nAGQ is 2\.5; a likelihood"):
+        cbpp().replace(nAGQ=2.5)
+    with pytest.raises(ArgumentError, match="there is no information 'fisher'"):
+        cbpp().replace(information="fisher")
+    quasi = mlm.families.QuasiFamily(variance_func="mu*(1-mu)", link="logit")
+    with pytest.raises(ArgumentError, match="a quasi family has no likelihood"):
+        mf.make_problem(fitted.CBPP, fitted.cbpp(), quasi)
+
+
+def test_what_has_no_second_derivatives_is_not_solved(rng):
+    frame = pd.DataFrame(rng.integers(0, [2, 3000, 2000], (6000, 3)), columns=["y", "a", "b"])
+    formula = "y ~ 1 + (1 | a) + (1 | b)"
+    problem = mf.make_problem(formula, frame, "binomial", max_corner=0)
+    start = mf.init(problem)
+    with pytest.raises(ArgumentError, match=r"is not formed.*make_problem\(\.\.\., max_corner="):
+        mf.solve(problem, start)
+    with pytest.raises(ArgumentError, match="no exact second derivatives"):
+        mf.optimize(problem, optax.sgd(0.1))
+    assert mf.make_problem(formula, frame, "binomial").plan.unformed is None
+
+
+def test_too_coarse_a_precision_is_refused():
+    half = jax.tree.map(
+        lambda part: part.astype(jnp.float16) if part.dtype.kind == "f" else part, cbpp()
+    )
+    with pytest.raises(ArgumentError, match="in float16, too coarse for a likelihood"):
+        mf.init(half)
+    with pytest.raises(ArgumentError, match="in float16, too coarse for a likelihood"):
+        mf.log_posterior(half)
 
 
 def test_arrays_of_another_shape_are_refused():
@@ -391,10 +459,19 @@ def test_arrays_of_another_shape_are_refused():
         problem.replace(wheights=np.ones(56))
     with pytest.raises(ArgumentError, match=r"have lengths \(1, 4, 0\)"):
         mf.log_likelihood(mf.Params(np.ones(2), np.ones(4), np.ones(0)), problem)
+    params = mf.Params(np.ones(1), np.ones(4), np.ones(0))
+    with pytest.raises(ArgumentError, match=r"u has parts of shapes \[\(1, 3\)\]; give one"):
+        mf.joint_log_density(params, (np.ones((1, 3)),), problem)
     with pytest.raises(ArgumentError, match="init needs arrays with values"):
         jax.jit(mf.init)(problem)
     with pytest.raises(ArgumentError, match=r"prior is 3; give priors.Normal"):
         problem.replace(prior=3)
+
+
+def test_lists_and_series_become_arrays():
+    problem = cbpp()
+    for weights in ([2.0] * 56, pd.Series(np.full(56, 2.0))):
+        np.testing.assert_array_equal(problem.replace(weights=weights).weights, np.full(56, 2.0))
 
 
 def test_other_columns_get_other_names():

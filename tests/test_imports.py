@@ -72,7 +72,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "modes",
         "likelihood",
         "quadrature",
-        "clusters",
         "curvature",
         "objective",
     ),
@@ -96,6 +95,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "checkpoint",
         "estimate",
         "posterior",
+        "placement",
     ),
     "results": (
         "inference.covariance",

@@ -45,7 +45,10 @@ def path(request):
 
 
 def test_there_are_notebooks():
-    names = ["gene_screen", "inference", "laplace_or_agq", "power_study", "tutorial"]
+    names = [
+        *("differentiable_likelihood", "gene_screen", "inference", "laplace_or_agq"),
+        *("power_study", "tutorial"),
+    ]
     assert [path.stem for path in executed.SOURCES] == names
 
 

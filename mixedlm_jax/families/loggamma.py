@@ -17,6 +17,7 @@ from math import factorial, prod
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from mixedlm_jax.arrays import Array
 
@@ -86,16 +87,18 @@ def log_rising(y: Array, log_r: Array) -> Array:
     """lgamma(y + r) - lgamma(r) - y log r for y >= 0 and r = exp(log_r), elementwise.
 
     For a count y it is sum_{k < y} log(1 + k / r): about y (y - 1) / (2 r) for large r, which
-    keeps its digits, and -(y - 1) log r for small r. A function of log_r for autodiff.
+    keeps its digits, and -(y - 1) log r for small r. A function of log_r and y for autodiff.
     """
-    positive = y > 0
-    y = jnp.where(positive, y, 1.0)
     # beyond exp(300) it is 0 to the last digit, and r^2 would overflow
     log_r = jnp.broadcast_to(jnp.minimum(log_r, _HUGE_LOG), jnp.shape(y))
-    total = y + jnp.exp(log_r)
+    r = jnp.exp(log_r)
+    # at y = 0 it is 0, and its slope in y is not, whose derivatives have powers of 1 / r
+    inside = (y > 0) | ((y == 0) & (r > jnp.finfo(log_r.dtype).tiny ** 0.2))
+    y = jnp.where(inside, y, 1.0)
+    total = y + r
     growth, excess = _log_ratio(y, log_r), _excess(y, log_r)
-    remainders = binet(total, jnp.log(total)) - binet(jnp.exp(log_r), log_r)
-    return jnp.where(positive, excess + (y - 0.5) * growth + remainders, 0.0)
+    remainders = binet(total, jnp.log(total)) - binet(r, log_r)
+    return jnp.where(inside, excess + (y - 0.5) * growth + remainders, 0.0)
 
 
 @jax.custom_jvp
@@ -105,10 +108,11 @@ def _log_ratio(y: Array, log_r: Array) -> Array:
     return jnp.where(small, jnp.log1p(ratio), far)
 
 
-@_log_ratio.defjvp
+@partial(_log_ratio.defjvp, symbolic_zeros=True)
 def _log_ratio_jvp(primals, tangents):
     y, log_r = primals
-    return _log_ratio(y, log_r), -y / (y + jnp.exp(log_r)) * tangents[1]
+    total = y + jnp.exp(log_r)
+    return _log_ratio(y, log_r), _along(tangents, 1.0 / total, -y / total)
 
 
 @jax.custom_jvp
@@ -126,14 +130,21 @@ def _excess(y: Array, log_r: Array) -> Array:
     return jnp.where(small, near, r * far - y)
 
 
-@_excess.defjvp
+@partial(_excess.defjvp, symbolic_zeros=True)
 def _excess_jvp(primals, tangents):
     y, log_r = primals
     value, r = _excess(y, log_r), jnp.exp(log_r)
     part = y / (y + r)
     # the same twice: each form cancels where the other one is used
     slope = jnp.where(y < 0.25 * r, value + y * part, r * (_log_ratio(y, log_r) - part))
-    return value, slope * tangents[1]
+    return value, _along(tangents, -part, slope)
+
+
+def _along(tangents: tuple, *slopes: Array) -> Array:
+    """Slopes times tangents; y is hardly ever differentiated by, and then costs nothing."""
+    pairs = zip(slopes, tangents, strict=True)
+    parts = [slope * step for slope, step in pairs if not isinstance(step, SymbolicZero)]
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros_like(slopes[0])
 
 
 def _split(y: Array, log_r: Array) -> tuple[Array, Array, Array]:
