@@ -69,8 +69,7 @@ class Shared:
     given, problem: the problem of the design, with X as it was given and as it is searched over.
     back: takes the beta that is searched over to the one that is reported (p, p). stepping: the
     problem with rows in rounds, if they are: sums along an axis are quick, their second derivatives
-    are not. mesh: the devices
-    that lanes are divided among, None for the one device there is.
+    are not. mesh: the devices that lanes are divided among, None for the one device there is.
     """
 
     nAGQ: int

@@ -40,16 +40,6 @@ from mixedlm_jax.start import (
 _WEAK = 1e4
 
 
-def _begun(search: Search) -> Search:
-    """A search before its first evaluation."""
-    return search._replace(
-        value=np.full(np.shape(search.value), np.inf),
-        gradient=np.zeros(np.shape(search.gradient)),
-        length=np.ones(np.shape(search.value)),
-        gain=np.full(np.shape(search.value), np.inf),
-    )
-
-
 def rough_starts(
     objective: Objective,
     problem: Problem,
@@ -83,7 +73,7 @@ def prepared_starts(
 ) -> Search:
     """Each lane at the joint modes of (u, beta) at its first parameters (NumPy, one row a lane).
 
-    rounds: of scoring that theta is improved by.
+    rounds: of scoring that theta is improved by. The searches are before their first evaluation.
     """
     count, parts = len(first.beta), []
     at_once = lanes_at_once(problem_rows(problem, responses), width, mesh)
@@ -108,17 +98,15 @@ def prepared_starts(
 
     origin = tuple(np.zeros_like(part) for part in ready.modes.u)
     modes = jax.tree.map(choose, ready.modes, JointModes(origin, first.beta))
-    params = first._replace(theta=choose(ready.first, first.theta), beta=modes.beta)
-    return _begun(
-        Search(
-            x=objective.x_of(params),
-            value=np.zeros(count),
-            gradient=np.zeros((count, objective.x_of(params).shape[-1])),
-            aux=objective.aux_of(modes),
-            inverse=_inverse_metrics(*objective.metric_blocks(ready.theta, ready.beta, ready.phi)),
-            length=np.ones(count),
-            gain=np.zeros(count),
-        )
+    x = objective.x_of(first._replace(theta=choose(ready.first, first.theta), beta=modes.beta))
+    return Search(
+        x=x,
+        value=np.full(count, np.inf),
+        gradient=np.zeros_like(x),
+        aux=objective.aux_of(modes),
+        inverse=_inverse_metrics(*objective.metric_blocks(ready.theta, ready.beta, ready.phi)),
+        length=np.ones(count),
+        gain=np.full(count, np.inf),
     )
 
 

@@ -222,7 +222,7 @@ class _AtModel(NamedTuple):
     @property
     def described(self) -> tuple[Any, ...]:
         """What the starts depend on."""
-        return ("model", self.fit.theta, self.fit.beta, self.fit.phi, self.fit.vcov, *self.fit.u)
+        return ("model", self.fit.verdict.singular, self.fit.theta, self.fit.beta, self.fit.phi)
 
 
 class _Rough(NamedTuple):
