@@ -25,7 +25,7 @@ from mixedlm_jax.compiled import source_version
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels
 from mixedlm_jax.dispersion import coordinates, phi_names
-from mixedlm_jax.errors import ArgumentError, Code, FormulaError
+from mixedlm_jax.errors import ArgumentError, Code, DataError, FormulaError
 from mixedlm_jax.families import Family, with_zeros
 from mixedlm_jax.fit import Fit
 from mixedlm_jax.fits import Fits
@@ -33,7 +33,7 @@ from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.formula import parse
 from mixedlm_jax.inference import lane_components, point_of
 from mixedlm_jax.lane_fits import LaneFits, Shared, fit_lanes
-from mixedlm_jax.lane_responses import CheckedResponses, check_responses
+from mixedlm_jax.lane_responses import CheckedResponses, check_each, check_responses
 from mixedlm_jax.lane_starts import rough_starts, starts_at
 from mixedlm_jax.lanes import AXIS, Responses, lane_slice, lane_update
 from mixedlm_jax.modes import JointModes
@@ -41,7 +41,7 @@ from mixedlm_jax.names import component_names, theta_names
 from mixedlm_jax.optimize import Search, begin
 from mixedlm_jax.problem import Params, Problem, make_problem
 from mixedlm_jax.response import has_trials
-from mixedlm_jax.scenario import possible_response
+from mixedlm_jax.scenario import check_takes_trials, possible_response
 from mixedlm_jax.start import first_params
 from mixedlm_jax.table import Table, free_name, with_columns
 from mixedlm_jax.threads import single_blas_thread
@@ -155,12 +155,17 @@ def fit_lanes_of(
     response, out_of = free_name("response", table), free_name("trials", table)
     left, columns, most = response, {}, np.ones(len(table))
     if trials is not None:
+        check_takes_trials(arguments["family"])
         most = table.numbers("trials", trials)
         left, columns[out_of] = f"{response} / {out_of}", most
     inflated = with_zeros(arguments["family"], arguments["ziformula"] is not None)
     frame = with_columns(table, columns | {response: _representative(y, most, inflated)})
     call = Call(parse(f"{left} {formula}"), frame, **arguments)
-    design, labels = call.build()
+    try:
+        design, labels = call.build()
+    except DataError:  # of a response, it names the lane
+        check_each(call.family, y, ~np.isnan(y), most, index.to_numpy())
+        raise
     checked = check_responses(design, call.family, y[:, labels.kept], index.to_numpy())
     return _fits(call, design, labels, checked, index, _Rough(), checkpoint, progress)
 

@@ -229,7 +229,9 @@ def _with_response(
     table = Table(data)
     left, _, right = str(formula).partition("~")
     name, its_trials = free_name("response", table), free_name("trials", table)
-    if trials is None and "/" in left:
+    if trials is not None:
+        check_takes_trials(family)
+    elif "/" in left:
         trials = _column_or_number(left.partition("/")[2].strip(), len(table))
     columns, written = {}, name
     if trials is not None:
@@ -240,6 +242,15 @@ def _with_response(
     columns[name] = possible_response(inflated, out_of)
     frame = with_columns(table, columns)
     return Call(parse(f"{written} ~ {right}"), frame, family, **arguments)
+
+
+def check_takes_trials(family: Family) -> None:
+    """Raise `ArgumentError` for a family whose responses are not out of trials."""
+    if not family.takes_trials:
+        raise ArgumentError(
+            f"trials are given, and responses of the {family.name} family have none: leave them "
+            "out, or give a binomial family"
+        )
 
 
 def _column_or_number(text: str, n: int) -> str | np.ndarray:
