@@ -20,7 +20,7 @@ from mixedlm_jax.bootstrap import Bootstrap, OneFit, boot
 from mixedlm_jax.call import Call
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.dispersion import phi_names
-from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.errors import ArgumentError, brief
 from mixedlm_jax.families import Family, NegativeBinomial, resolve
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.formula import parse
@@ -640,10 +640,23 @@ def extend(model: GlmerResult, along: str, n: int, group: str | None = None) -> 
 def pool(fits: Fits | Sequence[GlmerResult]) -> pd.DataFrame:
     """Fixed effects of multiply imputed data put together by Rubin's rules.
 
-    fits: what `fit_many` returned for imputed responses, or models of imputed predictors. Returns a
-    row a fixed effect: estimate, std.error, statistic (t), df, p.value, riv (relative increase in
-    variance) and fmi (fraction of missing information). Raises `ArgumentError` for fewer than two
-    fits, fits that are not ok, and models of different fixed effects.
+    fits: what `fit_many` returned for imputed responses or `model.refit_many([frame, ...])` for
+    imputed predictors, or a list of models. Returns a row a fixed effect: estimate, std.error,
+    statistic (t), df, p.value, riv (relative increase in variance) and fmi (fraction of missing
+    information). Raises `ArgumentError` for fewer than two fits, fits that are not ok, and models
+    of different fixed effects or families.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> data, rng = mlm.load_contraception(), np.random.default_rng(1)
+    >>> lost = rng.random(len(data)) < 0.1
+    >>> frames = [data.assign(age=data["age"].where(~lost, rng.normal(0, 9, len(data))))
+    ...           for _ in range(5)]
+    >>> model = mlm.glmer("use ~ age + (1 | district)", frames[0], "binomial")
+    >>> table = mlm.pool(model.refit_many(frames, progress=False))
+    >>> print(bool((table.loc["age", ["riv", "fmi"]] > 0).all()))
+    True
     """
     return pooled(fits)
 
@@ -786,4 +799,4 @@ def check_zero_inflation(model: GlmerResult) -> ZeroInflationCheck:
 def _check_model(model: Any, function: str) -> None:
     """Raise `ArgumentError` for what `glmer` did not return."""
     if not isinstance(model, GlmerResult):
-        raise ArgumentError(f"{function} judges a model that glmer returned, found {model!r}")
+        raise ArgumentError(f"{function} takes a model that glmer returned, found {brief(model)}")

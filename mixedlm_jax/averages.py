@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.errors import ArgumentError, brief
 from mixedlm_jax.expectation import Expected, Parameters
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.predictions import MARGINAL
@@ -22,7 +22,13 @@ def parameters_of(model: Fitted, vcov: Any = None) -> Parameters:
     """
     fit = model.fit
     if vcov is not None:
-        found = np.asarray(vcov, float)
+        try:
+            found = np.asarray(vcov, float)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"vcov is {brief(vcov)}; give a matrix, such as "
+                'model.vcov(type="robust", full=True)'
+            ) from error
         if found.shape != fit.vcov.shape:
             raise ArgumentError(
                 f"vcov has shape {found.shape}; give the covariance of all {len(fit.vcov)} "

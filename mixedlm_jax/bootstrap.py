@@ -135,7 +135,10 @@ class Bootstrap:
                 f"there is no interval of type {type!r}; choose one of {', '.join(INTERVALS)}"
             )
         if len(self.t) < 2:
-            raise FitError(f"{self.failures} of {len(self.fits)} replicates could not be fitted")
+            raise FitError(
+                f"intervals need at least 2 replicates, and there are {len(self.t)}: "
+                f"{self.failures} of {len(self.fits)} could not be fitted; give a larger nsim"
+            )
         tails = np.array([0.5 - 0.5 * level, 0.5 + 0.5 * level])
         t, limits = self.t.to_numpy(), []
         for j, estimate in enumerate(self.t0):
@@ -160,11 +163,14 @@ class Bootstrap:
                 "bias": self.t.mean() - self.t0,
                 "std.error": self.t.std(),
             }
-        ).join(self.confint())
+        )
+        intervals = len(self.t) >= 2
+        if intervals:
+            table = table.join(self.confint())
         failed = f", {self.failures} not ok and left out" if self.failures else ""
         return (
-            f"{self.type.capitalize()} bootstrap, {len(self.fits)} replicates{failed}; percentile "
-            f"intervals\n{table.round(4).to_string()}"
+            f"{self.type.capitalize()} bootstrap, {len(self.fits)} replicates{failed}"
+            f"{'; percentile intervals' * intervals}\n{table.round(4).to_string()}"
         )
 
     __repr__ = __str__
@@ -190,14 +196,19 @@ def boot(
     """The bootstrap of a model; see `api.bootMer`."""
     if type not in TYPES:
         raise ArgumentError(f"there is no bootstrap of type {type!r}; choose {' or '.join(TYPES)}")
+    if FUN is not None and not callable(FUN):
+        raise ArgumentError(
+            f"FUN is {FUN!r}; give a function of one fit, such as lambda fit: fit.fixef(), or None "
+            "for all estimates"
+        )
     count, chosen = check_count("nsim", nsim), check_seed(seed)
+    statistic = _named(FUN)
+    t0 = statistic(each(as_fits(model))[0])  # first: a statistic that fails costs no refits
     if type == "parametric":
         y = scenario_of(model).draw(chosen, np.arange(count))
         fits = refit_lanes(model, y.T, progress=progress)
     else:
         fits = fits_of(model, resample_groups(model, count, chosen), progress=progress)
-    statistic = _named(FUN)
-    t0 = statistic(each(as_fits(model))[0])
 
     def left_out() -> pd.DataFrame:
         found = fits_of(model, leave_out_groups(model, _MOST_GROUPS), progress=False)
@@ -211,9 +222,14 @@ def _named(FUN: Statistic | None) -> Callable[[OneFit], pd.Series]:
 
     def statistic(fit: OneFit) -> pd.Series:
         value = fit.estimates if FUN is None else FUN(fit)
-        if isinstance(value, (dict, pd.Series)):
-            return pd.Series(value, dtype=float)
-        array = np.atleast_1d(np.asarray(value, float))
+        try:
+            if isinstance(value, (dict, pd.Series)):
+                return pd.Series(value, dtype=float)
+            array = np.atleast_1d(np.asarray(value, float))
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"FUN gave {value!r}; it must give a number, an array or a dict of numbers"
+            ) from error
         return pd.Series(array.ravel(), index=[f"t{j}" for j in range(1, array.size + 1)])
 
     return statistic

@@ -52,7 +52,10 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | os.PathLike[str], run: str) -> None:
-        self.folder = Path(folder)
+        try:
+            self.folder = Path(folder)
+        except TypeError as error:
+            raise ArgumentError(f"checkpoint is {folder!r}; give the path of a folder") from error
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = self.folder / _RUN

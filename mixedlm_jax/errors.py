@@ -67,6 +67,14 @@ def warn(message: str, category: type[MixedlmWarning]) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
+def brief(value: object, most: int = 60) -> str:
+    """A value as messages show it: its repr, or its type where that is long (a frame, a model)."""
+    text = repr(value)
+    if len(text) <= most and "\n" not in text:
+        return text
+    return f"an object of type {type(value).__name__}"
+
+
 class Code(IntEnum):
     """How an optimisation ended. Values fit an int8; negative means "not an optimum"."""
 

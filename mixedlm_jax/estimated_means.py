@@ -246,7 +246,8 @@ def emmeans(
         standard errors by the delta method and transformed intervals.
     regrid
         Average on the scale of the response, so that contrasts are differences there: of
-        probabilities, of expected counts (zero parts and truncation included).
+        probabilities, of expected counts (zero parts and truncation included). type makes no
+        difference then: the response's scale is that of both.
     re_form
         "~0" (or "NA"): the typical group, b = 0. "marginal": population averages, the random
         effects integrated out; the link scale is then the link of the average.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.errors import ArgumentError, brief
 from mixedlm_jax.expression import suggest
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.inference import chi_squared_tail, wald_statistic
@@ -85,7 +85,7 @@ def linear_hypothesis(
 def check_fitted(model: Any, function: str) -> None:
     """Raise `ArgumentError` for what is no fitted model."""
     if not isinstance(model, Fitted):
-        raise ArgumentError(f"{function} takes models that glmer returned, found {model!r}")
+        raise ArgumentError(f"{function} takes models that glmer returned, found {brief(model)}")
 
 
 def _covariance(model: Fitted, vcov: Any, component: str, names: list[str]) -> np.ndarray:

@@ -23,6 +23,7 @@ from mixedlm_jax.threads import single_blas_thread
 
 MOST_GROUPS = 2000  # of which each is a refit by default
 METHODS = ("refit", "step")
+_SHOWN = 10  # groups that are printed
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -57,9 +58,10 @@ class Influence:
         return frame.sort_values("cooks.distance", ascending=False)
 
     def __repr__(self) -> str:
-        shown = self.to_dataframe().head(10).round(4).to_string()
+        shown = self.to_dataframe().head(_SHOWN).round(4).to_string()
         by = " by one Newton step each" if self.method == "step" else ""
-        return f"Influence of {len(self.ok)} groups on the fixed effects{by}\n{shown}"
+        largest = f"; the {_SHOWN} largest" if len(self.ok) > _SHOWN else ""
+        return f"Influence of {len(self.ok)} groups on the fixed effects{by}{largest}\n{shown}"
 
 
 def influence(model: Fitted, group: str | None = None, method: str | None = None) -> Influence:
@@ -99,6 +101,8 @@ def influence(model: Fitted, group: str | None = None, method: str | None = None
     """
     check_fitted(model, "influence")
     names = model.labels.factors
+    if not names:
+        raise ArgumentError("influence leaves out groups, and the model has no random effects")
     chosen = names[0] if group is None and len(names) == 1 else group
     if chosen not in names:
         raise ArgumentError(

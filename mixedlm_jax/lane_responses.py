@@ -37,14 +37,11 @@ def check_responses(
     DataError
         For a response that the family cannot have, or an infinite one.
     """
-    if np.any(np.isinf(y)):
-        lane, row = np.argwhere(np.isinf(y))[0]
-        raise DataError(f"response {names[lane]} is infinite in row {row} of the rows used")
     counted, missing = design.weights > 0, np.isnan(y)
     per_lane = bool(np.any(missing[:, counted]))
     # one row of `valid` for all lanes, where they have the same
     valid = counted & ~missing if per_lane else counted[None, :]
-    _check_each(family, y, valid, design.trials, names)
+    check_each(family, y, valid, design.trials, names)
 
     # a row that does not count, and one that fills up a bucket, holds what the first that does
     # holds: no derivative is lost in it
@@ -71,10 +68,16 @@ def check_responses(
     )
 
 
-def _check_each(
+def check_each(
     family: Family, y: np.ndarray, valid: np.ndarray, trials: np.ndarray, names: np.ndarray
 ) -> None:
-    """Raise `DataError` for a response that the family cannot have, with the name of its lane."""
+    """Raise `DataError` for a response that the family cannot have, with the name of its lane.
+
+    y (lanes, n), of which `valid` count; trials: of the rows (n,) or of each lane (lanes, n).
+    """
+    if np.any(np.isinf(y)):
+        lane, row = np.argwhere(np.isinf(y))[0]
+        raise DataError(f"response {names[lane]} is infinite in row {row} of the rows used")
     valid, trials = np.broadcast_to(valid, y.shape), np.broadcast_to(trials, y.shape)
     try:
         family.check_response(y[valid], trials[valid])

@@ -24,21 +24,22 @@ from mixedlm_jax.compiled import source_version
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels
 from mixedlm_jax.dispersion import coordinates, phi_names
-from mixedlm_jax.errors import ArgumentError, Code, FormulaError
-from mixedlm_jax.families import Family
+from mixedlm_jax.errors import ArgumentError, Code, DataError, FormulaError
+from mixedlm_jax.families import Family, with_zeros
 from mixedlm_jax.fit import Fit
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.formula import parse
 from mixedlm_jax.inference import lane_components
 from mixedlm_jax.lane_fits import LaneFits, Shared, fit_lanes
-from mixedlm_jax.lane_responses import CheckedResponses, check_responses
+from mixedlm_jax.lane_responses import CheckedResponses, check_each, check_responses
 from mixedlm_jax.lane_starts import prepared_starts, rough_starts
 from mixedlm_jax.lanes import AXIS, Responses, lane_slice, lane_update
 from mixedlm_jax.names import component_names, theta_names
 from mixedlm_jax.optimize import Search
 from mixedlm_jax.problem import Params, Problem, make_problem
 from mixedlm_jax.response import has_trials
+from mixedlm_jax.scenario import check_takes_trials, possible_response
 from mixedlm_jax.start import SCORING_ROUNDS, first_params
 from mixedlm_jax.table import Table, free_name, with_columns
 from mixedlm_jax.threads import single_blas_thread
@@ -67,9 +68,10 @@ def refit_lanes(
     elif y.shape[1] == int(kept.sum()):
         _check_rows(own_rows, rows[kept])
     else:
+        used = "" if np.all(kept) else f", or of the {int(kept.sum())} rows used"
         raise ArgumentError(
             f"the responses have {y.shape[1]} rows; give one for each of the {len(kept)} rows of "
-            f"the data, or of the {int(kept.sum())} rows used"
+            f"the data{used}"
         )
     y = _successes(model, y)
     checked = check_responses(model.design, model.family, y, index.to_numpy())
@@ -79,11 +81,19 @@ def refit_lanes(
     )
 
 
-def fits_of(model: Fitted, checked: CheckedResponses, *, progress: bool | None = None) -> Fits:
+def fits_of(
+    model: Fitted,
+    checked: CheckedResponses,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> Fits:
     """A model fitted to lanes that are ready, each search starting at the model's estimates."""
     start = _AtModel(model.family, model.fit)
     index = pd.RangeIndex(len(checked.usable))
-    return _fits(model.call, model.design, model.labels, checked, index, start, None, progress)
+    return _fits(
+        model.call, model.design, model.labels, checked, index, start, checkpoint, progress
+    )
 
 
 def as_fits(model: Fitted) -> Fits:
@@ -127,6 +137,11 @@ def fit_lanes_of(
             f"fit_many takes a one-sided formula such as '~ x + (1 | g)', found {formula!r}: the "
             "responses are an argument of their own"
         )
+    if isinstance(data, (list, tuple)):
+        raise ArgumentError(
+            f"fit_many takes one frame of predictors, found a {type(data).__name__}: for data sets "
+            "of different predictors fit one by glmer and give model.refit_many([frame, ...])"
+        )
     table = Table(data)
     y, index, own_rows = _lanes(responses)
     if y.shape[1] != len(table):
@@ -136,12 +151,19 @@ def fit_lanes_of(
         )
     _check_rows(own_rows, table.index)
     response, out_of = free_name("response", table), free_name("trials", table)
-    left, columns = response, {response: _representative(y)}
+    left, columns, most = response, {}, np.ones(len(table))
     if trials is not None:
-        left, columns[out_of] = f"{response} / {out_of}", table.numbers("trials", trials)
-    frame = with_columns(table, columns)
+        check_takes_trials(arguments["family"])
+        most = table.numbers("trials", trials)
+        left, columns[out_of] = f"{response} / {out_of}", most
+    inflated = with_zeros(arguments["family"], arguments["ziformula"] is not None)
+    frame = with_columns(table, columns | {response: _representative(y, most, inflated)})
     call = Call(parse(f"{left} {formula}"), frame, **arguments)
-    design, labels = call.build()
+    try:
+        design, labels = call.build()
+    except DataError:  # of a response, it names the lane
+        check_each(call.family, y, ~np.isnan(y), most, index.to_numpy())
+        raise
     checked = check_responses(design, call.family, y[:, labels.kept], index.to_numpy())
     return _fits(call, design, labels, checked, index, _Rough(), checkpoint, progress)
 
@@ -174,11 +196,17 @@ def _check_rows(found: pd.Index | None, expected: pd.Index) -> None:
         )
 
 
-def _representative(y: np.ndarray) -> np.ndarray:
-    """A response without missing values, where there is one, to build the design with (rows,)."""
+def _representative(y: np.ndarray, trials: np.ndarray, family: Family) -> np.ndarray:
+    """A response to build the design with (rows,): the lane that varies and misses the least.
+
+    Where none varies, and none can be fitted, one that the family can have.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a lane without any value has no extent
-        varied = np.nanmax(y, axis=1) > np.nanmin(y, axis=1)
+        share = y / np.where(trials > 0.0, trials, 1.0)
+        varied = np.nanmax(share, axis=1) > np.nanmin(share, axis=1)
+    if not np.any(varied):
+        return possible_response(family, np.where(trials > 0.0, trials, 1.0))
     score = np.where(varied, np.sum(~np.isnan(y), axis=1), -1)
     chosen = y[int(np.argmax(score))].copy()
     first = np.argmax(~np.isnan(y), axis=0)

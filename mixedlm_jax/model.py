@@ -18,6 +18,7 @@ from mixedlm_jax.errors import ArgumentError, ConvergenceWarning, SingularFitWar
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.getme import get_me
+from mixedlm_jax.imputed import are_frames, refit_frames
 from mixedlm_jax.intervals import intervals, profile_table
 from mixedlm_jax.many import refit_lanes
 from mixedlm_jax.model_frame import model_frame
@@ -151,7 +152,7 @@ class GlmerResult(Fitted):
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool | None = None,
     ) -> Fits:
-        """The same model of many responses, fitted together; each starts at these estimates.
+        """The same model of many responses, or data sets; fitted together, from these estimates.
 
         Parameters
         ----------
@@ -159,15 +160,17 @@ class GlmerResult(Fitted):
             Rows x fits: an array, or a frame whose columns name the fits, as `simulate` gives it.
             One row for each row of the data or for each row used; left-hand-side values, in models
             with trials the successes. nan is a missing value: that row has weight 0 in that fit.
+            Or a list of frames, multiply imputed data whose predictors differ too: one fit each, of
+            a model with one grouping factor, for `mlm.pool`.
         checkpoint, progress
             As in `fit_many`.
 
         Raises
         ------
         ArgumentError
-            For another shape, and for a quasi family.
+            For another shape, for a quasi family, and for frames where there are several factors.
         DataError
-            For a response that the family cannot have.
+            For a response that the family cannot have, and for a frame of other coefficients.
 
         Examples
         --------
@@ -177,7 +180,8 @@ class GlmerResult(Fitted):
         >>> print(fits.ok, bool(np.allclose(fits.beta[0], -fits.beta[1], atol=1e-5)))
         [ True  True] True
         """
-        return refit_lanes(self, Y, checkpoint=checkpoint, progress=progress)
+        refit = refit_frames if are_frames(Y) else refit_lanes
+        return refit(self, Y, checkpoint=checkpoint, progress=progress)
 
     def update(
         self,

@@ -8,12 +8,12 @@ Nonresponse in Surveys, equations 3.1.2 to 3.1.6).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.errors import ArgumentError, brief
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.inference import standard_errors
@@ -24,12 +24,23 @@ def pooled(fits: Fits | Sequence[Fitted]) -> pd.DataFrame:
     if isinstance(fits, Fits):
         names, beta, se, ok = fits.fixed, fits.beta, fits.se, fits.ok
     else:
-        models = list(fits)
-        if not models or not all(isinstance(model, Fitted) for model in models):
-            raise ArgumentError("pool takes what fit_many returned, or a list of models")
+        models = list(fits) if isinstance(fits, Iterable) else [fits]
+        strangers = [model for model in models if not isinstance(model, Fitted)]
+        if strangers or not models:
+            found = brief(strangers[0]) if strangers else "an empty list"
+            raise ArgumentError(
+                "pool takes what fit_many or refit_many returned, or a list of models that glmer "
+                f"returned, found {found}"
+            )
         names = models[0].labels.fixed
         if any(model.labels.fixed != names for model in models):
             raise ArgumentError("the models have different fixed effects: fit one formula to all")
+        families = list(dict.fromkeys(str(model.family) for model in models))
+        if len(families) > 1:
+            raise ArgumentError(
+                f"the models have the families {' and '.join(families[:2])}, whose coefficients "
+                "mean different things: fit one family to all"
+            )
         beta = np.stack([model.beta for model in models])
         se = np.stack([standard_errors(model.fixed_covariance) for model in models])
         ok = np.array([model.converged for model in models])

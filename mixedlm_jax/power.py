@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from statistics import NormalDist
 from typing import Any
 
@@ -19,7 +20,7 @@ from mixedlm_jax.canvas import single
 from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.fits import Fits
 from mixedlm_jax.fitted import Fitted
-from mixedlm_jax.inference import chi_squared_tails
+from mixedlm_jax.inference import check_level, chi_squared_tails
 from mixedlm_jax.many import refit_lanes
 from mixedlm_jax.scenario import Scenario, extended, fitted_scenario, scenario_of
 from mixedlm_jax.simulate import check_count, check_seed
@@ -65,7 +66,8 @@ class Power:
         return self.rejections / self.nsim
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Wilson's interval of the power."""
+        """Wilson's interval of the power; `ArgumentError` for a level outside (0, 1)."""
+        check_level(level)
         return wilson(self.rejections, self.nsim, level)
 
     def __str__(self) -> str:
@@ -189,8 +191,14 @@ def curve_of(
     """Power along values; see `api.powerCurve`."""
     if along not in ALONG:
         raise ArgumentError(f"along is {along!r}; choose one of {', '.join(ALONG)}")
+    if isinstance(values, str) or not np.iterable(values):
+        raise ArgumentError(f"values is {values!r}; give a list of what is tried")
     if not len(values):
         raise ArgumentError("values is empty; give the values that power is wanted at")
+    if along == "effect_size" and group is not None:
+        raise ArgumentError("group is of n_groups and n_per_group: leave it out for effect_size")
+    if along != "effect_size" and effect is not None:
+        raise ArgumentError(f"effect is of effect_size: leave it out for {along}")
     tested, level = _tested(model, test, method), check_alpha(alpha)
     count, chosen = check_count("nsim", nsim), check_seed(seed)
     # every value has replicates of its own
@@ -198,12 +206,12 @@ def curve_of(
     if along == "effect_size":
         ground, name = model, _effect(model, tested, effect)
         beta = dict(zip(model.labels.fixed, model.fit.beta, strict=True))
-        scenarios = [
-            scenario_of(model, {"beta": beta | {name: _number(value)}}) for value in values
-        ]
+        tried: list[float] = [_number(value) for value in values]
+        scenarios = [scenario_of(model, {"beta": beta | {name: value}}) for value in tried]
         y = [own.draw(chosen, number) for own, number in zip(scenarios, numbers, strict=True)]
     else:
-        sizes = [check_count("values", _whole(value)) for value in values]
+        sizes = [check_count("each of values", _whole(value)) for value in values]
+        tried = [*sizes]
         largest = extended(model, along, max(sizes), group)
         ground = fitted_scenario(largest)
         y = [
@@ -213,7 +221,7 @@ def curve_of(
     # one design: the fits of all values are one batch
     parts = np.split(tested.p_values(ground, np.concatenate(y), progress), len(values))
     powers = tuple(_power(tested, level, part) for part in parts)
-    return PowerCurve(along, tuple(map(float, values)), powers)
+    return PowerCurve(along, tuple(tried), powers)
 
 
 def _cut(largest: Scenario, along: str, size: int, y: np.ndarray) -> np.ndarray:
@@ -229,7 +237,8 @@ def _cut(largest: Scenario, along: str, size: int, y: np.ndarray) -> np.ndarray:
 
 def check_alpha(alpha: float) -> float:
     """The level of a test; `ArgumentError` outside (0, 1)."""
-    if isinstance(alpha, bool) or not 0.0 < alpha < 1.0:
+    number = isinstance(alpha, Real) and not isinstance(alpha, bool)
+    if not number or not 0.0 < alpha < 1.0:
         raise ArgumentError(f"alpha is {alpha!r}; it must lie between 0 and 1, for example 0.05")
     return float(alpha)
 
@@ -240,7 +249,7 @@ def _whole(value: Any) -> Any:
 
 
 def _number(value: Any) -> float:
-    if not np.isfinite(value):
+    if not isinstance(value, Real) or not np.isfinite(float(value)):
         raise ArgumentError(f"values holds {value!r}; give finite numbers")
     return float(value)
 
@@ -263,8 +272,7 @@ class _Tested:
         fits = refit_lanes(model, y.T, progress=progress)
         if self.user is not None:
             own = self.user
-            found = [float(own(one)) if one.ok else np.nan for one in each(fits)]
-            return np.array(found)
+            return np.array([_p_value(own(one)) if one.ok else np.nan for one in each(fits)])
         if self.dropped is None:
             columns = [model.labels.fixed.index(name) for name in self.columns]
             return np.where(fits.ok, _wald(fits, columns), np.nan)
@@ -273,6 +281,17 @@ class _Tested:
         statistic = 2.0 * (fits.logLik - smaller.logLik)
         df = fits.beta.shape[1] - smaller.beta.shape[1]
         return np.where(fits.ok & smaller.ok, chi_squared_tails(statistic, df), np.nan)
+
+
+def _p_value(given: Any) -> float:
+    """What a user's test gave for a fit; nan counts as a failure."""
+    try:
+        p = float(given)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"the test gave {given!r}; it must give a p-value") from error
+    if p < 0.0 or p > 1.0:
+        raise ArgumentError(f"the test gave {p:g}; a p-value lies between 0 and 1")
+    return p
 
 
 def _wald(fits: Fits, columns: Sequence[int]) -> np.ndarray:
@@ -306,10 +325,12 @@ def _cut_arguments(model: Fitted) -> dict[str, np.ndarray]:
 
 def _tested(model: Fitted, test: Test | None, method: str) -> _Tested:
     """The test that is meant; `ArgumentError` where there is none such."""
-    if callable(test):
-        return _Tested(getattr(test, "__name__", "the test"), (), user=test)
     if method not in METHODS:
         raise ArgumentError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
+    if callable(test):
+        if method != METHODS[0]:
+            raise ArgumentError(f"method={method!r} is of named tests: leave it out for a function")
+        return _Tested(getattr(test, "__name__", "the test"), (), user=test)
     terms = term_columns(model)
     others = [name for name in model.labels.fixed if name != "(Intercept)"]
     if test is None:

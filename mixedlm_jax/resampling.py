@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from mixedlm_jax.buckets import lane_bucket
+from mixedlm_jax.design import Design
 from mixedlm_jax.dispersion import matrices_of
 from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.families import Family
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.lane_responses import CheckedResponses, check_responses
 from mixedlm_jax.lanes import OwnRows, Responses
@@ -37,12 +39,16 @@ def resample_groups(model: Fitted, count: int, seed: int) -> CheckedResponses:
         start = np.repeat(first[drawn[lane]] - (np.cumsum(taken[lane]) - taken[lane]), taken[lane])
         row[lane, :n] = order[start + np.arange(n)]
         level[lane, :n] = np.repeat(np.arange(factor.n_levels), taken[lane])
-    return _lanes(model, row, level, real)
+    return lanes_of_rows(design, model.family, row, level, real)
 
 
-def _lanes(model: Fitted, row: np.ndarray, level: np.ndarray, real: np.ndarray) -> CheckedResponses:
-    """Lanes of these rows of the design (lanes, size), of which some are `real`."""
-    design, family = model.design, model.family
+def lanes_of_rows(
+    design: Design, family: Family, row: np.ndarray, level: np.ndarray, real: np.ndarray
+) -> CheckedResponses:
+    """Lanes of these rows of a design (lanes, size), of which some are `real`.
+
+    level: of each row in its own lane, of the one grouping factor (lanes, size).
+    """
     valid = real & (design.weights[row] > 0)
     # a row that does not count holds what the first that does holds
     held = np.take_along_axis(row, np.argmax(valid, axis=1)[:, None], axis=1)

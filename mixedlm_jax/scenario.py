@@ -25,7 +25,7 @@ from mixedlm_jax.simulate import check_count, check_seed, draw_responses, params
 from mixedlm_jax.table import Table, free_name, with_columns
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Scenario:
     """A design with parameters to simulate from.
 
@@ -38,6 +38,14 @@ class Scenario:
     labels: Labels
     params: Params
     first: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+
+    def __repr__(self) -> str:
+        rows = len(self.design.y)
+        groups = "".join(
+            f", {factor.n_levels} levels of {name}"
+            for factor, name in zip(self.design.factors, self.labels.factors, strict=True)
+        )
+        return f"<Scenario of {self.call.formula}: {rows} rows{groups}>"
 
     @property
     def family(self) -> Family:
@@ -102,6 +110,8 @@ def fitted_scenario(scenario: Scenario) -> Fitted:
 def extended(model: Fitted, along: str, n: int, group: str | None = None) -> Scenario:
     """The parameters of a fit with a design of another size; see `api.extend`."""
     names = grouping_columns(model)
+    if not names:
+        raise ArgumentError("extend adds groups, or rows to them, and the model has none")
     if group is None and len(names) == 1:
         group = names[0]
     if group not in names:
@@ -219,7 +229,9 @@ def _with_response(
     table = Table(data)
     left, _, right = str(formula).partition("~")
     name, its_trials = free_name("response", table), free_name("trials", table)
-    if trials is None and "/" in left:
+    if trials is not None:
+        check_takes_trials(family)
+    elif "/" in left:
         trials = _column_or_number(left.partition("/")[2].strip(), len(table))
     columns, written = {}, name
     if trials is not None:
@@ -227,9 +239,18 @@ def _with_response(
         written = f"{name} / {its_trials}"
     out_of = columns.get(its_trials, np.ones(len(table)))
     inflated = with_zeros(family, arguments.get("ziformula") is not None)
-    columns[name] = _possible_response(inflated, out_of)
+    columns[name] = possible_response(inflated, out_of)
     frame = with_columns(table, columns)
     return Call(parse(f"{written} ~ {right}"), frame, family, **arguments)
+
+
+def check_takes_trials(family: Family) -> None:
+    """Raise `ArgumentError` for a family whose responses are not out of trials."""
+    if not family.takes_trials:
+        raise ArgumentError(
+            f"trials are given, and responses of the {family.name} family have none: leave them "
+            "out, or give a binomial family"
+        )
 
 
 def _column_or_number(text: str, n: int) -> str | np.ndarray:
@@ -240,7 +261,7 @@ def _column_or_number(text: str, n: int) -> str | np.ndarray:
         return text
 
 
-def _possible_response(family: Family, trials: np.ndarray) -> np.ndarray:
+def possible_response(family: Family, trials: np.ndarray) -> np.ndarray:
     """A response that the family can have and that is not constant (n,)."""
     with jax.enable_x64(True):
         phi = [jnp.zeros(())] * len(family.dispersion_names)

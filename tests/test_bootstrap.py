@@ -135,8 +135,16 @@ def test_bad_intervals_and_statistics(model, boot):
         boot.confint(type="normal")
     with pytest.raises(mlm.ArgumentError, match="level"):
         boot.confint(1.5)
-    with pytest.raises(mlm.ArgumentError, match="judges a model"):
+    with pytest.raises(mlm.ArgumentError, match="takes a model that glmer returned"):
         mlm.bootMer("model")  # type: ignore[arg-type]
+    with pytest.raises(mlm.ArgumentError, match="FUN is 'fixef'; give a function"):
+        mlm.bootMer(model, "fixef")  # type: ignore[arg-type]
+    with pytest.raises(mlm.ArgumentError, match="FUN gave 'a'; it must give a number"):
+        mlm.bootMer(model, lambda fit: "a", nsim=3)
+    one = mlm.bootMer(model, nsim=1, seed=2, progress=False)
+    assert "1 replicates\n" in str(one)
+    with pytest.raises(mlm.FitError, match=r"at least 2 replicates, and there are 1: 0 of 1"):
+        one.confint()
     sizes = iter([1, 2, 1, 1])
     with pytest.raises(mlm.ArgumentError, match=r"FUN gave 1 numbers .t1. for the model and 2"):
         mlm.bootMer(model, lambda fit: np.ones(next(sizes)), nsim=3, seed=2, progress=False)
@@ -227,5 +235,12 @@ def test_bad_input_of_pool(model):
         mlm.pool(model.refit_many(y[:, None], progress=False))
     with pytest.raises(mlm.ArgumentError, match=r"1 of 2 fits are not ok.* number 1"):
         mlm.pool(model.refit_many(np.column_stack([y, 0 * y]), progress=False))
-    with pytest.raises(mlm.ArgumentError, match="what fit_many returned, or a list of models"):
+    with pytest.raises(mlm.ArgumentError, match="a list of models that glmer returned, found 1"):
         mlm.pool([1, 2])  # type: ignore[list-item]
+    with pytest.raises(mlm.ArgumentError, match="found None"):
+        mlm.pool(None)  # type: ignore[arg-type]
+    with pytest.raises(mlm.ArgumentError, match="at least 2 fits, found 1"):
+        mlm.pool(model)
+    other = model.update(family=mlm.families.Binomial(link="probit"))
+    with pytest.raises(mlm.ArgumentError, match=r"binomial . logit . and binomial . probit"):
+        mlm.pool([model, other])

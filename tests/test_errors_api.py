@@ -127,7 +127,7 @@ def test_an_offset_that_was_an_array_cannot_be_predicted_from():
 
 
 def test_what_is_of_the_wrong_kind_is_said_to_be(model):
-    with pytest.raises(mlm.ArgumentError, match="checkConv judges a model"):
+    with pytest.raises(mlm.ArgumentError, match=r"checkConv takes a model .*, found 3"):
         mlm.checkConv(3)  # type: ignore[arg-type]
     with pytest.raises(mlm.ArgumentError, match="parm names 0"):
         model.confint(parm=0)

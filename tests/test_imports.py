@@ -139,11 +139,12 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "many fits": (
         "simulate",
+        "scenario",
         "fits",
         "many",
         "lane_means",
         "resampling",
-        "scenario",
+        "imputed",
         "bootstrap",
         "power",
         "ratio_test",

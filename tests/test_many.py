@@ -402,11 +402,16 @@ def test_callers_settings_stay(model, batch):
     [
         ({"formula": "y ~ x + (1 | g)"}, mlm.FormulaError, "one-sided formula"),
         ({"formula": 3}, mlm.FormulaError, "one-sided formula"),
+        ({"data": [frame(), frame()]}, mlm.ArgumentError, "takes one frame of predictors"),
         ({"responses": np.ones(48)}, mlm.ArgumentError, "a column for each fit"),
         ({"responses": np.ones((48, 0))}, mlm.ArgumentError, "a column for each fit"),
         ({"responses": np.ones((47, 2))}, mlm.ArgumentError, "47 rows and the data 48"),
         ({"responses": [["a"]] * 48}, mlm.ArgumentError, "no numbers"),
-        ({"responses": -np.ones((48, 1))}, mlm.DataError, "constant|response"),
+        ({"responses": np.eye(48, 2) - 1.0}, mlm.DataError, "response 0: .*not negative"),
+        ({"responses": np.where(np.eye(48, 2) > 0, np.inf, 1.0)}, mlm.DataError, "0 is infinite"),
+        ({"trials": np.full(48, 9.0)}, mlm.ArgumentError, "the poisson family have none"),
+        ({"checkpoint": 3}, mlm.ArgumentError, "checkpoint is 3; give the path"),
+        ({"responses": -np.ones((48, 1))}, mlm.DataError, "response 0: .*not negative"),
         ({"family": mlm.families.QuasiFamily("mu")}, mlm.ArgumentError, "quasi family"),
         ({"nAGQ": -1}, mlm.ArgumentError, "nAGQ is -1"),
     ],
@@ -418,6 +423,26 @@ def test_bad_input_is_one_sentence(change, error, words):
         mlm.fit_many(**(given | change), progress=False)
 
 
+@pytest.mark.parametrize("value", [3.0, 0.0, np.nan])
+def test_lanes_that_are_all_constant_are_coded(value):
+    fits = mlm.fit_many("~ x + (1 | g)", frame(), np.full((48, 2), value), "poisson")
+    assert fits.code.tolist() == [Code.CONSTANT] * 2
+    assert not np.any(fits.ok)
+    assert np.all(np.isnan(fits.beta))
+    assert np.all(fits.nobs == (0 if np.isnan(value) else 48))
+    assert fits.fixed == ("(Intercept)", "x")
+
+
+def test_a_lane_whose_share_is_constant_is_coded(batch):
+    """All animals of every herd: successes that vary, of trials that vary alike."""
+    size = batch.data["size"].to_numpy(float)
+    missed = batch.data["incidence"].to_numpy(float).copy()
+    missed[3] = np.nan
+    Y = np.column_stack([size, missed])
+    fits = mlm.fit_many("~ period + (1 | herd)", batch.data, Y, "binomial", trials="size")
+    assert fits.code.tolist() == [Code.CONSTANT, Code.CONVERGED]
+
+
 def test_impossible_responses_are_named(model, batch):
     Y = batch.Y.iloc[:, :3].copy()
     Y.iloc[3, 1] = -1.0
@@ -426,7 +451,7 @@ def test_impossible_responses_are_named(model, batch):
     Y.iloc[3, 1] = np.inf
     with pytest.raises(mlm.DataError, match="response sim_1 is infinite in row 3"):
         model.refit_many(Y)
-    with pytest.raises(mlm.ArgumentError, match="55 rows; give one for each of the 56"):
+    with pytest.raises(mlm.ArgumentError, match=r"each of the 56 rows of the data$"):
         model.refit_many(Y.iloc[1:])
 
 

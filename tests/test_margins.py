@@ -393,6 +393,7 @@ def test_bad_arguments():
         (lambda: mlm.emmeans(model, "livch", at={"herd": 1}), "does not depend on"),
         (lambda: mlm.emmeans(model, "livch", level=95), "level is 95"),
         (lambda: mlm.emmeans(model, "livch", vcov=model.vcov()), "covariance of all 10"),
+        (lambda: mlm.emmeans(model, "livch", vcov="robust"), "vcov is 'robust'; give a matrix"),
         (lambda: mlm.emmeans("model", "livch"), "emmeans takes models"),
         (lambda: mlm.emmeans(model, "livch", at={"livch": "1"}).pairs(), "two means or more"),
         (lambda: means.pairs(adjust="scheffe"), "choose one of tukey"),

@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import fitted
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -133,7 +134,7 @@ def test_one_panel_for_each_random_effect():
         "LOCATION: (Intercept)",
     ]
     assert axes[0].figure.get_size_inches()[1] <= 8.0
-    mpl.pyplot.close(axes[0].figure)
+    plt.close(axes[0].figure)
     ax = blank()
     assert model.plot_ranef(ax, group="BROOD") is ax
     assert ax.get_title() == "BROOD: (Intercept)"
@@ -193,7 +194,7 @@ def test_residuals_without_random_effects():
         "QQ of quantile residuals",
         "Quantile residuals, quartiles in bins",
     ]
-    mpl.pyplot.close(axes[0].figure)
+    plt.close(axes[0].figure)
     ax = blank()
     assert mlm.plot_qq(model, ax, what="residuals", nsim=60) is ax
     expected = mlm.simulate_residuals(model, nsim=60, seed=1).residuals
@@ -433,7 +434,15 @@ def test_ratios_have_ticks_that_can_be_read(low, high):
 def test_what_cannot_be_drawn_is_said(draw, message):
     with pytest.raises(mlm.ArgumentError, match=message):
         draw(fitted.recorded("cbpp_logit"))
-    assert not mpl.pyplot.get_fignums()
+    assert not plt.get_fignums()
+
+
+def test_re_form_na_is_the_typical_group():
+    model = fitted.recorded("cbpp_logit")
+    own = model.plot_effects("period", blank(), re_form="NA")
+    same = model.plot_effects("period", blank(), re_form="~0")
+    assert own.get_title() == same.get_title()
+    np.testing.assert_array_equal(own.lines[-1].get_ydata(), same.lines[-1].get_ydata())
 
 
 def test_a_number_of_many_lines_is_refused():

@@ -15,7 +15,7 @@ from scipy import stats
 import mixedlm_jax as mlm
 from mixedlm_jax.errors import Code
 from mixedlm_jax.inference import standard_errors
-from mixedlm_jax.power import wilson
+from mixedlm_jax.power import Power, wilson
 
 mpl.use("Agg")
 NSIM = 120
@@ -221,14 +221,45 @@ def test_bad_arguments_of_powersim(model, given, error, words):
         ("effect_size", [], {}, mlm.ArgumentError, "values is empty"),
         ("effect_size", [np.nan], {}, mlm.ArgumentError, "values holds nan"),
         ("effect_size", [1.0], {"test": "period"}, mlm.ArgumentError, "effect is None"),
-        ("n_groups", [2.5], {}, mlm.ArgumentError, "values is 2.5"),
+        ("n_groups", [2.5], {}, mlm.ArgumentError, "each of values is 2.5"),
         ("n_groups", [20], {"group": "x"}, mlm.ArgumentError, "group is 'x'"),
+        ("n_groups", 20, {}, mlm.ArgumentError, "values is 20; give a list"),
+        ("effect_size", ["a"], {}, mlm.ArgumentError, "values holds 'a'"),
+        ("n_groups", [20], {"effect": "period2"}, mlm.ArgumentError, "effect is of effect_size"),
+        ("effect_size", [1.0], {"group": "herd"}, mlm.ArgumentError, "group is of n_groups"),
+        ("effect_size", [1.0], {"test": lambda one: 2.0}, mlm.ArgumentError, "effect is None"),
         ("n_per_group", [1], {}, mlm.DataError, "only the level"),
     ],
 )
 def test_bad_arguments_of_powercurve(model, along, values, given, error, words):
     with pytest.raises(error, match=words):
         mlm.powerCurve(model, along, values, **({"test": "period2", "nsim": 2} | given))
+
+
+@pytest.mark.parametrize(
+    ("test", "given", "words"),
+    [
+        (lambda one: None, {}, "the test gave None; it must give a p-value"),
+        (lambda one: 3.0, {}, "the test gave 3; a p-value lies between 0 and 1"),
+        (lambda one: 0.5, {"method": "LRT"}, "method='LRT' is of named tests"),
+        ("period2", {"alpha": "a"}, "alpha is 'a'"),
+    ],
+)
+def test_what_is_no_test_is_refused(model, test, given, words):
+    with pytest.raises(mlm.ArgumentError, match=words):
+        mlm.powerSim(model, test, nsim=6, seed=1, progress=False, **given)
+
+
+def test_intervals_of_power_have_a_level():
+    with pytest.raises(mlm.ArgumentError, match="level is 95"):
+        Power("x", 0.05, np.array([0.01, 0.5]), 0).interval(95)
+
+
+def test_a_scenario_is_shown_in_a_line(model):
+    larger = mlm.extend(model, "n_groups", 30)
+    assert repr(larger).endswith(f"{len(larger.design.y)} rows, 30 levels of herd>")
+    with pytest.raises(mlm.ArgumentError, match=r"takes a model .* found (<|an object)"):
+        mlm.powerCurve(larger, "effect_size", [0.1], "period2")  # type: ignore[arg-type]
 
 
 def test_bad_arguments_of_extend(model):

@@ -158,7 +158,8 @@ def test_bad_arguments_of_simulate(given, words):
         ({"sigma": 1.0, "phi": [1.0]}, mlm.ArgumentError, "sigma and phi are both given"),
         ({"family": QuasiFamily("mu")}, mlm.ArgumentError, "quasi"),
         ({"formula": "~ z + (1 | g)"}, mlm.DataError, "'z' is not in the data"),
-        ({"trials": "nowhere"}, mlm.DataError, "'nowhere' is not in the data"),
+        ({"trials": "nowhere", "family": "binomial"}, mlm.DataError, "'nowhere' is not in the"),
+        ({"trials": 5}, mlm.ArgumentError, "the poisson family have none"),
     ],
 )
 def test_bad_arguments_of_simulate_formula(given, error, words):

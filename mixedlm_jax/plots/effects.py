@@ -30,7 +30,8 @@ from mixedlm_jax.predictions import MARGINAL, predict_rows
 from mixedlm_jax.table import Category, Numeric, Table, level_label
 
 TYPES = ("response", "link", "conditional")
-_RE_FORMS = {"~0": "typical group (b = 0)", MARGINAL: "averaged over the random effects"}
+_TYPICAL = "typical group (b = 0)"
+_RE_FORMS = {"~0": _TYPICAL, "NA": _TYPICAL, MARGINAL: "averaged over the random effects"}
 _POINTS = 200  # of a curve
 _MOST_LINES = 12
 _MOST_BINS = 12
@@ -124,8 +125,8 @@ def plot_effects(
         "response", "link" (scale of the linear predictor) or "conditional" (without structural
         zeros), as in `predict`.
     re_form
-        "~0": the typical group, all random effects 0. "marginal": the population average, which
-        comes without a band.
+        "~0" (or "NA"): the typical group, all random effects 0. "marginal": the population average,
+        which comes without a band.
     level
         Of the band, pointwise; None for none.
     data
