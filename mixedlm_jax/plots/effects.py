@@ -25,7 +25,6 @@ from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.expression import columns, suggest
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.hypotheses import check_fitted
-from mixedlm_jax.inference import check_level
 from mixedlm_jax.predictions import MARGINAL, predict_rows
 from mixedlm_jax.table import Category, Numeric, Table, level_label
 
@@ -124,8 +123,7 @@ def plot_effects(
         "response", "link" (scale of the linear predictor) or "conditional" (without structural
         zeros), as in `predict`.
     re_form
-        "~0": the typical group, all random effects 0. "marginal": the population average, which
-        comes without a band.
+        "~0": the typical group, all random effects 0. "marginal": the population average.
     level
         Of the band, pointwise; None for none.
     data
@@ -143,8 +141,8 @@ def plot_effects(
     ------
     ArgumentError
         For a column that predictions do not depend on, a `by` of more than 12 levels, a type or
-        re_form that is not listed, and as in `predict`: an offset that was given as an array; a
-        response that depends on more than its linear predictor (there level=None draws no band).
+        re_form that is not listed, and as in `predict`: an offset that was given as an array,
+        and a fit without a covariance (level=None draws no band).
     DataError
         For a level in `at` that the model does not know.
     MissingPackageError
@@ -172,8 +170,7 @@ def plot_effects(
         )
     along = variables[predictor].along()
     grid = _grid(variables, predictor, along, by, lines, held_at)
-    banded = level if re_form != MARGINAL else None
-    predicted = _predicted(model, grid.frame, type, re_form, banded)
+    predicted = _predicted(model, grid.frame, type, re_form, level)
     given, ax = ax, single(ax, "plot_effects", (6.0, 4.2))
     over_data = data and type == "response"
     if over_data:
@@ -187,7 +184,7 @@ def plot_effects(
     ax.set_xlabel(predictor)
     ax.set_ylabel(_response_words(model, type))
     kind = "intervals" if variables[predictor].is_discrete else "band"
-    band = "no band" if banded is None else f"{percent(banded)} confidence {kind}"
+    band = "no band" if level is None else f"{percent(level)} confidence {kind}"
     whose = f"{_RE_FORMS[re_form]}, " if model.labels.factors else ""
     titled(ax, f"{whose}{band}\n{grid.words(over_data)}")
     if by is not None:
@@ -315,18 +312,11 @@ def _predicted(
     model: Fitted, grid: pd.DataFrame, type: str, re_form: str, level: float | None
 ) -> pd.DataFrame:
     """Columns fit, and lower and upper where a level is given."""
-    fit = predict_rows(model, grid, type, re_form)
     if level is None:
-        return pd.DataFrame({"fit": fit})
-    check_level(level)
-    try:
-        found = predict_rows(model, grid, type, re_form, interval="confidence", level=level)
-    except ArgumentError as error:
-        raise ArgumentError(
-            f"a {type} of the {model.family.name} family in this model depends on more than the "
-            "linear predictor and has no band: give level=None for the line alone, or type='link'"
-        ) from error
-    return pd.DataFrame(found)
+        return pd.DataFrame({"fit": predict_rows(model, grid, type, re_form)})
+    return pd.DataFrame(
+        predict_rows(model, grid, type, re_form, interval="confidence", level=level)
+    )
 
 
 def _beside(i: int, count: int) -> float:
