@@ -468,6 +468,19 @@ def test_a_mean_with_structural_zeros_of_a_polars_frame():
     assert ax.get_title() == "no band"
 
 
+def test_nothing_is_drawn_that_the_data_do_not_determine():
+    cells = [("u", "p"), ("u", "q"), ("u", "r"), ("v", "p"), ("v", "q")] * 8
+    data = pd.DataFrame(cells, columns=["a", "b"]).assign(y=np.arange(40) % 7)
+    model = mlm.glm("y ~ a * b", data, "poisson")
+    assert model.labels.dropped == ("av:br",)
+    ax = model.plot_effects("b", blank(), by="a", data=False)
+    u, v = (line.get_ydata() for line in ax.get_lines())
+    means = data.groupby(["a", "b"])["y"].mean()
+    np.testing.assert_allclose(u, means["u"], rtol=1e-4)
+    np.testing.assert_allclose(v, [*means["v"], np.nan], rtol=1e-4)
+    assert len(model.plot_effects("b", blank(), by="a", level=None, data=False).get_lines()) == 2
+
+
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(mlm.MissingPackageError, match=r'install "matplotlib>=3.9"') as caught:

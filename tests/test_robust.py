@@ -130,9 +130,9 @@ def test_rows_of_weight_0_make_no_cluster():
         site=lambda d: np.where(d["herd"].isin(["2", "3"]), np.arange(56), 99 + d["herd"].cat.codes)
     )
     absent = data["herd"].isin(["2", "3"])
-    call = {"formula": fitted.CBPP, "family": "binomial"}
-    weighted = mlm.glmer(data=data, weights=np.where(absent, 0.0, 1.0), **call)
-    without = mlm.glmer(data=data[~absent], **call)
+    weights = np.where(absent, 0.0, 1.0)
+    weighted = mlm.glmer(fitted.CBPP, data, "binomial", weights=weights)
+    without = mlm.glmer(fitted.CBPP, data[~absent], "binomial")
     for cluster in (None, "site"):  # the absent herds lie across sites
         ours, expected = robust(weighted, cluster), robust(without, cluster)
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-9)

@@ -26,6 +26,7 @@ from mixedlm_jax.expression import columns, suggest
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.hypotheses import check_fitted
 from mixedlm_jax.predictions import MARGINAL, predict_rows
+from mixedlm_jax.reference_grid import not_estimable
 from mixedlm_jax.table import Category, Numeric, Table, level_label
 
 TYPES = ("response", "link", "conditional")
@@ -105,7 +106,8 @@ def plot_effects(
 
     All other predictors are held: numbers at their mean, factors (and numbers of two values) at
     their most common level, or where `at` says. The title says which, and whether the random
-    effects are 0 or averaged over.
+    effects are 0 or averaged over. Nothing is drawn where the data do not determine a prediction:
+    at combinations of levels that they lack, whose columns were dropped from the model.
 
     Parameters
     ----------
@@ -311,12 +313,14 @@ def _variable(value: Numeric | Category, coded: bool) -> Variable:
 def _predicted(
     model: Fitted, grid: pd.DataFrame, type: str, re_form: str, level: float | None
 ) -> pd.DataFrame:
-    """Columns fit, and lower and upper where a level is given."""
-    if level is None:
-        return pd.DataFrame({"fit": predict_rows(model, grid, type, re_form)})
-    return pd.DataFrame(
-        predict_rows(model, grid, type, re_form, interval="confidence", level=level)
+    """Columns fit, and lower and upper where a level is given; nan where it is not estimable."""
+    interval = None if level is None else "confidence"
+    found = predict_rows(
+        model, grid, type, re_form, interval=interval, level=0.95 if level is None else level
     )
+    frame = pd.DataFrame({"fit": found} if level is None else found)
+    frame[not_estimable(model, grid)] = np.nan
+    return frame
 
 
 def _beside(i: int, count: int) -> float:
