@@ -90,6 +90,8 @@ def _obstacle(small: Fitted, large: Fitted, df: int) -> str | None:
         return "their likelihoods are approximated differently (nAGQ)"
     if len({model.fit.information for model in mixed}) > 1:
         return "their likelihoods are approximated differently (information)"
+    if small.call.prior is not None or large.call.prior is not None:
+        return "a prior moved the estimates, so that log-likelihoods are not at their maximum"
     if small.family.name != large.family.name or small.family.link != large.family.link:
         return "their families or links differ; compare AIC"
     for name in small.family.parameters:

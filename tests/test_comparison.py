@@ -103,6 +103,7 @@ def test_other_approximations_and_models_that_are_not_nested_have_no_test():
         ({"fit": replace(small.fit, nAGQ=5)}, "nAGQ"),
         ({"fit": replace(small.fit, information="expected")}, "information"),
         ({"call": probit}, "families or links"),
+        ({"call": replace(small.call, prior=mlm.priors.Normal())}, "a prior moved"),
         ({"design": unrelated}, "special case"),
     ):
         rows = mlm.anova(large, replace(small, **changes))
