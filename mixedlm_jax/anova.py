@@ -33,9 +33,9 @@ def anova(
     DataFrame
         Of several models, by number of parameters, lme4's columns: npar, AIC, BIC, logLik,
         -2*log(L), Chisq, Df, Pr(>Chisq); each is tested against the one above it. There is no test
-        (nan, and a note says why) across different nAGQ, information, family or link, and where the
-        smaller model is no special case of the larger one. Of one model: Chisq, Df, Pr(>Chisq) of
-        each term. Attribute `notes` holds what is printed below the table.
+        (nan, and a note says why) across different nAGQ, information, family or link, with a prior,
+        and where the smaller model is no special case of the larger one. Of one model: Chisq, Df,
+        Pr(>Chisq) of each term. Attribute `notes` holds what is printed below the table.
 
     Raises
     ------

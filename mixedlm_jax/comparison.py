@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 
 from mixedlm_jax.call import Call
+from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.formula import Formula, Product, Terms
@@ -89,8 +90,14 @@ def _obstacle(small: Fitted, large: Fitted, df: int) -> str | None:
         return "their likelihoods are approximated differently (nAGQ)"
     if len({model.fit.information for model in mixed}) > 1:
         return "their likelihoods are approximated differently (information)"
+    if small.call.prior is not None or large.call.prior is not None:
+        return "a prior moved the estimates, so that log-likelihoods are not at their maximum"
     if small.family.name != large.family.name or small.family.link != large.family.link:
         return "their families or links differ; compare AIC"
+    for name in small.family.parameters:
+        held = getattr(large.family, name, None)
+        if held is not None and held != getattr(small.family, name, None):
+            return f"the larger model holds {name} at {held:g} and the smaller one does not"
     if not _nested(small, large):
         return "the smaller model is no special case of the larger one; compare AIC"
     return None
@@ -102,13 +109,67 @@ def _nested(small: Fitted, large: Fitted) -> bool:
     for name, part in {"cond": small.design.X, **small.design.parts}.items():
         if name not in matrices or not _spanned(part, matrices[name]):
             return False
+    moved = small.design.offset - large.design.offset
+    if not _spanned(moved[:, None], large.design.X):
+        return False
     there = _random_part(large)
-    return all(effects <= there.get(group, set()) for group, effects in _random_part(small).items())
+    return all(
+        effects <= there.get(group, set()) for group, effects in _random_part(small).items()
+    ) and all(_covers(term, _blocks(small)) for term in _blocks(large))
 
 
 def _random_part(model: Fitted) -> dict[str, set[str]]:
     named = zip(model.labels.factors, model.labels.columns, strict=True)
     return {group: set(effects) for group, effects in named}
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Effects of one grouping factor with a covariance matrix of their own."""
+
+    group: str
+    effects: frozenset[str]
+    structure: str
+
+    @property
+    def independent(self) -> bool:
+        return len(self.effects) == 1 or not STRUCTURES[self.structure].correlated
+
+
+def _blocks(model: Fitted) -> list[_Block]:
+    labels = model.labels
+    return [
+        _Block(
+            labels.factors[term.factor],
+            frozenset(labels.columns[term.factor][column] for column in term.columns),
+            term.structure,
+        )
+        for term in model.design.terms
+    ]
+
+
+def _covers(large: _Block, blocks: list[_Block]) -> bool:
+    """Whether a block's covariance matrix can be what smaller blocks make of its effects.
+
+    Effects that are absent there have a standard deviation of 0, those of different blocks are
+    uncorrelated.
+    """
+    parts = [own for own in blocks if own.group == large.group and own.effects & large.effects]
+    effects = frozenset[str]().union(*(own.effects for own in parts)) & large.effects
+    if not all(own.independent or own.effects <= large.effects for own in parts):
+        return False  # correlated with an effect of another block
+    if not parts or large.structure == "us" or len(large.effects) == 1:
+        return True
+    independent = all(own.independent for own in parts)
+    if large.structure == "diag":
+        return independent
+    if large.structure == "cs":
+        same = len(parts) == 1 and parts[0].structure == "cs"
+        return independent or same or len(large.effects) == 2
+    # one standard deviation of all effects, which no single effect can lack
+    if len(parts) > 1 or effects != large.effects:
+        return False
+    return parts[0].structure in ("homdiag", large.structure)
 
 
 def _spanned(columns: np.ndarray, by: np.ndarray) -> bool:

@@ -19,6 +19,7 @@ import pandas as pd
 
 from mixedlm_jax.averages import (
     average_notes,
+    cell_any,
     cell_means,
     expected_rows,
     is_population,
@@ -33,7 +34,13 @@ from mixedlm_jax.hypotheses import check_fitted
 from mixedlm_jax.inference import check_level, wald_intervals, wald_tests
 from mixedlm_jax.noted import NotedFrame
 from mixedlm_jax.predict import check_scale
-from mixedlm_jax.reference_grid import factor_columns, level_places, predictors, used_rows
+from mixedlm_jax.reference_grid import (
+    factor_columns,
+    level_places,
+    not_estimable,
+    predictors,
+    used_rows,
+)
 from mixedlm_jax.table import Table, level_label, with_columns
 
 _STEP = 1e-6  # of a slope, as a share of the predictor's range
@@ -189,6 +196,8 @@ def _averages(
             value, own = cell_means(difference, cells, len(labels))
             if variables is None and not np.any(own) and not np.any(value):
                 continue  # the predictor of another part of the model
+            unknown = cell_any(_not_estimable(model, frame, part), cells, len(labels))
+            value[unknown], own[unknown] = np.nan, np.nan
             rows += [
                 {"term": name, "contrast": part.contrast, **cell, "estimate": estimate}
                 for cell, estimate in zip(labels, value, strict=True)
@@ -206,6 +215,11 @@ def _averages(
     if np.any(se == 0.0):
         idle = dict.fromkeys(table["term"][se == 0.0])
         notes.append(f"{', '.join(idle)}: these predictions do not depend on it (no test, nan).")
+    if np.any(np.isnan(estimate)):
+        notes.append(
+            f"{np.sum(np.isnan(estimate))} averages cannot be estimated (nan): they need rows that "
+            f"tell the columns {', '.join(model.labels.dropped)} from others, which the data lack."
+        )
     notes.append(f"Intervals have level {level:g}.")
     return NotedFrame.of(
         table.assign(
@@ -355,6 +369,15 @@ def _own_numbers(model: Fitted, name: str) -> np.ndarray:
 
 def _no_comparison(name: str, spec: Any, expected: str) -> ArgumentError:
     return ArgumentError(f"variables compares {name!r} by {spec!r}; give {expected}")
+
+
+def _not_estimable(model: Fitted, frame: pd.DataFrame, part: _Comparison) -> np.ndarray:
+    """Rows whose prediction at an end of the comparison is not estimable (n,) bool."""
+    low, high = (
+        not_estimable(model, frame.assign(**{part.term: values}))
+        for values in (part.low, part.high)
+    )
+    return low | high
 
 
 def _difference(

@@ -30,7 +30,11 @@ def robust_covariance(model: Fitted, cluster: Any) -> np.ndarray:
     """
     check_scores(model, "robust standard errors")
     name, numbers = _clusters(model, cluster)
-    _check_nested(model, name, numbers)
+    used = model.design.weights > 0
+    _check_nested(model, name, numbers, used)
+    # rows of weight 0 are absent: they have no score, and make no cluster
+    numbers[used] = _numbered(numbers[used])
+    numbers[~used] = 0
     count = int(numbers.max()) + 1
     if count < 2:
         raise ArgumentError(f"all rows are in one cluster of {name}; there must be several")
@@ -112,11 +116,11 @@ def _coarsest(model: Fitted) -> int:
     return last
 
 
-def _check_nested(model: Fitted, name: str, numbers: np.ndarray) -> None:
+def _check_nested(model: Fitted, name: str, numbers: np.ndarray, used: np.ndarray) -> None:
     for factor, group, levels in zip(
         model.design.factors, model.labels.factors, model.labels.levels, strict=True
     ):
-        level = level_across(factor.levels, numbers)
+        level = level_across(factor.levels[used], numbers[used])
         if level is not None:
             raise ArgumentError(
                 f"level {levels[level]!r} of '{group}' lies in several clusters of {name}, so that "

@@ -74,10 +74,12 @@ class SimulatedResiduals:
     def dispersion(self) -> SimulationTest:
         """Spread of the responses around their means, over what it should be.
 
-        Sum of (y - mean)^2 over its mean in the simulations; the mean is that of a row's
-        simulations, or with `refit` that in the fit to the response.
+        Sum of (y - mean)^2 over its mean in the simulations; the mean is that of a row's response
+        and simulations, or with `refit` that in the fit to the response.
         """
-        centre = np.mean(self.simulated, axis=0) if self.fits is None else 0.0
+        # A mean of the simulations alone lies nearer to them than to the response: the ratio would
+        # be 1 + 2 / nsim where the model is right.
+        centre = np.mean(self._ranked, axis=0) if self.fits is None else 0.0
         found = np.sum((self._ranked - centre) ** 2, axis=1)
         unit = np.mean(found[1:])
         return _compared(found / unit if unit > 0.0 else found)

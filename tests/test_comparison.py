@@ -12,8 +12,8 @@ from fitted import CBPP, cbpp
 from inference_records import INFERENCE, other, rows_of, table
 
 import mixedlm_jax as mlm
-from mixedlm_jax.comparison import droppable_terms
-from mixedlm_jax.families import Binomial
+from mixedlm_jax.comparison import _Block, _covers, _obstacle, droppable_terms
+from mixedlm_jax.families import Binomial, NegativeBinomial
 from mixedlm_jax.formula import parse
 
 # One shape of data more is seconds of compiling: all of a design's models at once are for the full
@@ -103,6 +103,7 @@ def test_other_approximations_and_models_that_are_not_nested_have_no_test():
         ({"fit": replace(small.fit, nAGQ=5)}, "nAGQ"),
         ({"fit": replace(small.fit, information="expected")}, "information"),
         ({"call": probit}, "families or links"),
+        ({"call": replace(small.call, prior=mlm.priors.Normal())}, "a prior moved"),
         ({"design": unrelated}, "special case"),
     ):
         rows = mlm.anova(large, replace(small, **changes))
@@ -110,6 +111,67 @@ def test_other_approximations_and_models_that_are_not_nested_have_no_test():
         assert rows["logLik"].notna().all()
         assert any(why in note for note in rows.notes)
     assert "equally many" in str(mlm.anova(large, large))
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "is_covered"),
+    [
+        ("us a", "us a b c", True),
+        ("us a, us b", "us a b", True),
+        ("us a b", "us a, us b", False),
+        ("us a b, us c", "us a b c", True),
+        ("us a b", "us a, us b c", False),
+        ("homdiag a b", "diag a b c", True),
+        ("homdiag a b", "us a, us b c", True),
+        ("us a b", "cs a b", True),
+        ("diag a b", "cs a b c", True),
+        ("cs a b", "cs a b c", True),
+        ("us a b", "cs a b c", False),
+        ("us a", "homdiag a b", False),
+        ("homdiag a b c", "ar1 a b c", True),
+        ("diag a b c", "ar1 a b c", False),
+        ("ar1 a b c", "diag a b c", False),
+        ("ar1 a b c", "cs a b c", False),
+        ("ar1 a b c", "ar1 a b c", True),
+        ("ar1 a b c", "us a b c", True),
+    ],
+)
+def test_which_covariance_matrices_another_can_be(small, large, is_covered):
+    def blocks(text):
+        words = [part.split() for part in text.split(",")]
+        return [_Block("g", frozenset(effects), structure) for structure, *effects in words]
+
+    assert all(_covers(block, blocks(small)) for block in blocks(large)) is is_covered
+    assert all(_covers(block, []) for block in blocks(large))
+
+
+@pytest.mark.slow
+def test_a_series_is_no_special_case_of_independent_effects():
+    data = mlm.load_epil().assign(time=lambda d: "t" + d["period"].astype(str))
+    formula = "y ~ 1 + {}(0 + time | subject)"
+    series, independent = (
+        mlm.glmer(formula.format(word), data, "poisson") for word in ("ar1", "diag")
+    )
+    rows = mlm.anova(series, independent)
+    assert list(rows["npar"]) == [3, 5]
+    assert rows[["Chisq", "Pr(>Chisq)"]].isna().all(axis=None)
+    assert any("special case" in note for note in rows.notes)
+
+
+def test_offsets_and_held_values_are_part_of_what_nesting_means():
+    large, small = fitted.recorded("cbpp_logit"), other("cbpp_logit", "smaller")
+    shifted = replace(small, design=replace(small.design, offset=np.sin(np.arange(56.0))))
+    rows = mlm.anova(large, shifted)
+    assert np.isnan(rows["Pr(>Chisq)"].iloc[1])
+    assert any("special case" in note for note in rows.notes)
+    in_the_span = replace(small, design=replace(small.design, offset=large.design.X[:, 1]))
+    assert np.isfinite(mlm.anova(large, in_the_span)["Pr(>Chisq)"].iloc[1])
+    for held, tested in ((None, True), (2.0, True), (3.0, False)):
+        models = [
+            replace(model, call=replace(model.call, family=NegativeBinomial(theta=theta)))
+            for model, theta in ((small, held), (large, None if held is None else 2.0))
+        ]
+        assert (_obstacle(models[0], models[1], 1) is None) is tested
 
 
 def test_what_cannot_be_compared_is_refused():

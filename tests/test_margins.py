@@ -456,3 +456,18 @@ def test_without_marginaleffects_there_is_a_way(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "marginaleffects.classes.model", None)
     with pytest.raises(mlm.ArgumentError, match="pip install"):
         mlm.for_marginaleffects(fitted.recorded("cbpp_logit"))
+
+
+def test_averages_over_cells_that_the_data_lack_are_not_known():
+    cells = [("u", "p"), ("u", "q"), ("u", "r"), ("v", "p"), ("v", "q")] * 8
+    data = pd.DataFrame(cells, columns=["a", "b"]).assign(y=np.arange(40) % 7)
+    model = mlm.glm("y ~ a * b", data, "poisson")
+    assert model.labels.dropped == ("av:br",)
+    found = mlm.avg_comparisons(model, "a", by="b")
+    means = data.groupby(["a", "b"])["y"].mean()
+    expected = means["v"].reindex(["p", "q", "r"]) - means["u"]
+    # searches end within 1e-4 standard errors (here .7) of an optimum
+    np.testing.assert_allclose(found["estimate"], expected, atol=1e-4)
+    assert found["std.error"].isna().tolist() == [False, False, True]
+    assert any("1 averages cannot be estimated" in note for note in found.notes)
+    assert mlm.avg_slopes(model, "a")["estimate"].isna().all()

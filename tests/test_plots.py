@@ -261,6 +261,15 @@ def typical(model, n, **given):
     return pd.DataFrame({name: np.broadcast_to(v, n) for name, v in (held | given).items()})
 
 
+def assert_band(band, x, expected):
+    """A band over x (200,) has these limits."""
+    corners = np.asarray(band.get_paths()[0].vertices)
+    for i in (0, 57, 199):
+        height = corners[np.isclose(corners[:, 0], x[i]), 1]
+        np.testing.assert_allclose(height.min(), expected["lower"].iloc[i])
+        np.testing.assert_allclose(height.max(), expected["upper"].iloc[i])
+
+
 def test_a_line_is_the_prediction_and_its_band():
     model = fitted.recorded("contraception_slope")
     ax = blank()
@@ -273,11 +282,7 @@ def test_a_line_is_the_prediction_and_its_band():
     expected = model.predict(new, re_form="~0", interval="confidence")
     np.testing.assert_allclose(line.get_ydata(), expected["fit"])
     (band,) = [c for c in ax.collections if isinstance(c, mpl.collections.PolyCollection)]
-    corners = np.asarray(band.get_paths()[0].vertices)
-    for i in (0, 57, 199):
-        height = corners[np.isclose(corners[:, 0], age[i]), 1]
-        np.testing.assert_allclose(height.min(), expected["lower"].iloc[i])
-        np.testing.assert_allclose(height.max(), expected["upper"].iloc[i])
+    assert_band(band, age, expected)
     title = ax.get_title()
     assert "typical group (b = 0), 95% confidence band" in title
     assert f"urban = N (most common), livch = {data['livch'].mode()[0]} (most common)" in title
@@ -298,11 +303,12 @@ def test_lines_by_a_factor_and_population_averages():
     )
     lines = ax.get_lines()
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["N", "Y"]
-    for line, urban in zip(lines, ("N", "Y"), strict=True):
+    for line, band, urban in zip(lines, ax.collections, ("N", "Y"), strict=True):
         new = typical(model, 200, age=line.get_xdata(), urban=urban, livch="2")
-        np.testing.assert_allclose(line.get_ydata(), model.predict(new, re_form="marginal"))
-    assert not ax.collections
-    assert "averaged over the random effects, no band" in ax.get_title()
+        expected = model.predict(new, re_form="marginal", interval="confidence")
+        np.testing.assert_allclose(line.get_ydata(), expected["fit"])
+        assert_band(band, line.get_xdata(), expected)
+    assert "averaged over the random effects, 95% confidence band" in ax.get_title()
     assert "livch = 2" in ax.get_title()
 
 
@@ -454,19 +460,34 @@ def test_a_number_of_many_lines_is_refused():
     assert_legible(ax)
 
 
-def test_a_mean_that_has_no_band_of_a_polars_frame():
+def test_a_mean_with_structural_zeros_of_a_polars_frame():
     polars = pytest.importorskip("polars")
     rng = np.random.default_rng(3)
     x = rng.normal(size=120)
     y = rng.poisson(np.exp(0.8 + 0.5 * x)) * (rng.random(120) < 0.7)
     model = mlm.glm("y ~ x", polars.DataFrame({"x": x, "y": y}), "poisson", ziformula="~ 1")
-    with pytest.raises(mlm.ArgumentError, match=r"poisson family .* no band: give level=None"):
-        model.plot_effects("x")
-    ax = model.plot_effects("x", blank(), level=None)
-    (line,) = ax.get_lines()  # the data are dots
-    expected = model.predict(pd.DataFrame({"x": line.get_xdata()}))
-    np.testing.assert_allclose(line.get_ydata(), expected)
+    ax = model.plot_effects("x", blank(), data=False)
+    (line,), (band,) = ax.get_lines(), ax.collections
+    expected = model.predict(pd.DataFrame({"x": line.get_xdata()}), interval="confidence")
+    np.testing.assert_allclose(line.get_ydata(), expected["fit"])
+    assert_band(band, line.get_xdata(), expected)
+    assert ax.get_title() == "95% confidence band"
+    ax = model.plot_effects("x", blank(), level=None, data=False)
+    assert not ax.collections
     assert ax.get_title() == "no band"
+
+
+def test_nothing_is_drawn_that_the_data_do_not_determine():
+    cells = [("u", "p"), ("u", "q"), ("u", "r"), ("v", "p"), ("v", "q")] * 8
+    data = pd.DataFrame(cells, columns=["a", "b"]).assign(y=np.arange(40) % 7)
+    model = mlm.glm("y ~ a * b", data, "poisson")
+    assert model.labels.dropped == ("av:br",)
+    ax = model.plot_effects("b", blank(), by="a", data=False)
+    u, v = (line.get_ydata() for line in ax.get_lines())
+    means = data.groupby(["a", "b"])["y"].mean()
+    np.testing.assert_allclose(u, means["u"], rtol=1e-4)
+    np.testing.assert_allclose(v, [*means["v"], np.nan], rtol=1e-4)
+    assert len(model.plot_effects("b", blank(), by="a", level=None, data=False).get_lines()) == 2
 
 
 def test_without_matplotlib(monkeypatch):

@@ -125,6 +125,19 @@ def test_few_clusters_are_warned_of_and_parts_are_shown():
     np.testing.assert_allclose(row["Chisq"], z**2, rtol=1e-10)
 
 
+def test_rows_of_weight_0_make_no_cluster():
+    data = fitted.cbpp().assign(
+        site=lambda d: np.where(d["herd"].isin(["2", "3"]), np.arange(56), 99 + d["herd"].cat.codes)
+    )
+    absent = data["herd"].isin(["2", "3"])
+    weights = np.where(absent, 0.0, 1.0)
+    weighted = mlm.glmer(fitted.CBPP, data, "binomial", weights=weights)
+    without = mlm.glmer(fitted.CBPP, data[~absent], "binomial")
+    for cluster in (None, "site"):  # the absent herds lie across sites
+        ours, expected = robust(weighted, cluster), robust(without, cluster)
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-9)
+
+
 def test_a_boundary_stays_unknown():
     ours = robust(fitted.singular())
     assert np.isnan(ours[0]).all()

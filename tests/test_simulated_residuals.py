@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import mixedlm_jax as mlm
-from mixedlm_jax.simulated_residuals import _distance, _ranks
+from mixedlm_jax.simulated_residuals import SimulatedResiduals, _distance, _ranks
 
 GROUPS, ROWS = 200, 5
 
@@ -70,6 +70,17 @@ def test_residuals_of_wrong_models_are_not():
     outlying = mlm.simulate_residuals(model.refit(spoiled), seed=1, re_form=None).outliers()
     assert outlying.p_value < 0.01
     assert outlying.statistic > outlying.expected
+
+
+def test_dispersion_compares_like_with_like():
+    # 1 + 50 samples of one distribution: none of them is nearer to the mean of all
+    rows, nsim = 50_000, 50
+    y, *simulated = np.random.default_rng(4).normal(size=(1 + nsim, rows))
+    ranked = np.array([y, *simulated])
+    found = SimulatedResiduals(pd.Series(y), y, ranked[1:], None, ranked, ranked)
+    # standard deviation of a sum of squares over its mean: sqrt(2 / rows) = .0063
+    assert abs(found.dispersion().statistic - 1.0) < 0.02
+    assert found.dispersion().p_value > 0.05
 
 
 def test_seeds_and_rows():

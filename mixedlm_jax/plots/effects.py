@@ -25,8 +25,8 @@ from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.expression import columns, suggest
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.hypotheses import check_fitted
-from mixedlm_jax.inference import check_level
 from mixedlm_jax.predictions import MARGINAL, predict_rows
+from mixedlm_jax.reference_grid import not_estimable
 from mixedlm_jax.table import Category, Numeric, Table, level_label
 
 TYPES = ("response", "link", "conditional")
@@ -107,7 +107,8 @@ def plot_effects(
 
     All other predictors are held: numbers at their mean, factors (and numbers of two values) at
     their most common level, or where `at` says. The title says which, and whether the random
-    effects are 0 or averaged over.
+    effects are 0 or averaged over. Nothing is drawn where the data do not determine a prediction:
+    at combinations of levels that they lack, whose columns were dropped from the model.
 
     Parameters
     ----------
@@ -125,8 +126,7 @@ def plot_effects(
         "response", "link" (scale of the linear predictor) or "conditional" (without structural
         zeros), as in `predict`.
     re_form
-        "~0" (or "NA"): the typical group, all random effects 0. "marginal": the population average,
-        which comes without a band.
+        "~0" (or "NA"): the typical group, all random effects 0. "marginal": the population average.
     level
         Of the band, pointwise; None for none.
     data
@@ -144,8 +144,8 @@ def plot_effects(
     ------
     ArgumentError
         For a column that predictions do not depend on, a `by` of more than 12 levels, a type or
-        re_form that is not listed, and as in `predict`: an offset that was given as an array; a
-        response that depends on more than its linear predictor (there level=None draws no band).
+        re_form that is not listed, and as in `predict`: an offset that was given as an array,
+        and a fit without a covariance (level=None draws no band).
     DataError
         For a level in `at` that the model does not know.
     MissingPackageError
@@ -173,8 +173,7 @@ def plot_effects(
         )
     along = variables[predictor].along()
     grid = _grid(variables, predictor, along, by, lines, held_at)
-    banded = level if re_form != MARGINAL else None
-    predicted = _predicted(model, grid.frame, type, re_form, banded)
+    predicted = _predicted(model, grid.frame, type, re_form, level)
     given, ax = ax, single(ax, "plot_effects", (6.0, 4.2))
     over_data = data and type == "response"
     if over_data:
@@ -188,7 +187,7 @@ def plot_effects(
     ax.set_xlabel(predictor)
     ax.set_ylabel(_response_words(model, type))
     kind = "intervals" if variables[predictor].is_discrete else "band"
-    band = "no band" if banded is None else f"{percent(banded)} confidence {kind}"
+    band = "no band" if level is None else f"{percent(level)} confidence {kind}"
     whose = f"{_RE_FORMS[re_form]}, " if model.labels.factors else ""
     titled(ax, f"{whose}{band}\n{grid.words(over_data)}")
     if by is not None:
@@ -315,19 +314,14 @@ def _variable(value: Numeric | Category, coded: bool) -> Variable:
 def _predicted(
     model: Fitted, grid: pd.DataFrame, type: str, re_form: str, level: float | None
 ) -> pd.DataFrame:
-    """Columns fit, and lower and upper where a level is given."""
-    fit = predict_rows(model, grid, type, re_form)
-    if level is None:
-        return pd.DataFrame({"fit": fit})
-    check_level(level)
-    try:
-        found = predict_rows(model, grid, type, re_form, interval="confidence", level=level)
-    except ArgumentError as error:
-        raise ArgumentError(
-            f"a {type} of the {model.family.name} family in this model depends on more than the "
-            "linear predictor and has no band: give level=None for the line alone, or type='link'"
-        ) from error
-    return pd.DataFrame(found)
+    """Columns fit, and lower and upper where a level is given; nan where it is not estimable."""
+    interval = None if level is None else "confidence"
+    found = predict_rows(
+        model, grid, type, re_form, interval=interval, level=0.95 if level is None else level
+    )
+    frame = pd.DataFrame({"fit": found} if level is None else found)
+    frame[not_estimable(model, grid)] = np.nan
+    return frame
 
 
 def _beside(i: int, count: int) -> float:
