@@ -14,6 +14,7 @@ from mixedlm_jax.covariance import STRUCTURES
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.formula import Formula, Product, Terms
+from mixedlm_jax.hypotheses import check_unpenalised
 from mixedlm_jax.inference import chi_squared_tail
 from mixedlm_jax.noted import NotedFrame
 
@@ -182,6 +183,7 @@ def _spanned(columns: np.ndarray, by: np.ndarray) -> bool:
 
 def drop_terms(model: Fitted, data: Any = None) -> NotedFrame:
     """The table of `drop1`: the model without each term that no other one contains."""
+    check_unpenalised(model, "drop1")
     if model.refitted and data is None:
         raise ArgumentError(
             "this model was refitted to a response that its data do not hold: put the response "

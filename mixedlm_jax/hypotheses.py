@@ -88,6 +88,16 @@ def check_fitted(model: Any, function: str) -> None:
         raise ArgumentError(f"{function} takes models that glmer returned, found {brief(model)}")
 
 
+def check_unpenalised(model: Fitted, function: str) -> None:
+    """Raise `ArgumentError` for a model whose estimates a prior moved from the likelihood's top."""
+    if model.call.prior is not None:
+        raise ArgumentError(
+            f"{function} compares maximised log-likelihoods, and this model's prior moved its "
+            "estimates away from the maximum: fit without prior=, or take Wald's intervals and "
+            "tests, whose standard errors know the prior"
+        )
+
+
 def _covariance(model: Fitted, vcov: Any, component: str, names: list[str]) -> np.ndarray:
     if vcov is None:
         return model.vcov(component=component).to_numpy()

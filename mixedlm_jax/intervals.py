@@ -14,6 +14,7 @@ from mixedlm_jax.buckets import padded
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.families.base import Parameter
 from mixedlm_jax.fitted import Fitted
+from mixedlm_jax.hypotheses import check_unpenalised
 from mixedlm_jax.inference import Curve, Limit, Survey, check_level, point_of, wald_intervals
 from mixedlm_jax.noted import NotedFrame
 from mixedlm_jax.objective import objective_for
@@ -151,6 +152,7 @@ def _by_profile(
 def _survey(model: Fitted) -> Iterator[Survey]:
     """What curves are made from; `ArgumentError` for a model that has none."""
     model.logLik()  # says why a quasi family has no likelihood
+    check_unpenalised(model, "a profile")
     if model.fit.nAGQ == 0:
         raise ArgumentError(
             "at nAGQ=0 the fixed effects are no parameters of the likelihood that is maximised: "

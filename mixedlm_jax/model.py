@@ -332,7 +332,7 @@ class GlmerResult(Fitted):
         ------
         ArgumentError
             For an unknown name or method, a level outside (0, 1), and for profiles of a quasi
-            family, of nAGQ=0 and of a fit that has not converged.
+            family, under a prior, of nAGQ=0 and of a fit that has not converged.
         FitError
             Where profiling finds a likelihood higher than the fit's.
         """
@@ -358,8 +358,8 @@ class GlmerResult(Fitted):
         columns, the model itself in row `<none>`: npar (parameters lost), AIC of the model without
         the term, LRT (twice the loss of log-likelihood) and Pr(Chi).
 
-        Raises `ArgumentError` for quasi families, for a term whose missing values decide which rows
-        are used, and for a model from `refit` without data.
+        Raises `ArgumentError` for quasi families, under a prior, for a term whose missing values
+        decide which rows are used, and for a model from `refit` without data.
         """
         return drop_terms(self, data)
 

@@ -9,7 +9,7 @@ from mixedlm_jax.design import Design, Labels
 from mixedlm_jax.errors import ArgumentError
 from mixedlm_jax.fitted import Fitted
 from mixedlm_jax.formula import Product, RandomTerm, parse_re_form
-from mixedlm_jax.hypotheses import check_fitted
+from mixedlm_jax.hypotheses import check_fitted, check_unpenalised
 from mixedlm_jax.inference import mixture_tail
 from mixedlm_jax.noted import NotedFrame
 from mixedlm_jax.ratio_test import compare
@@ -53,8 +53,9 @@ def test_random(  # no test of pytest's
     Raises
     ------
     ArgumentError
-        For an effect that the model does not have, for the mixture with several variances at once
-        or with a structure whose variances are no parameters of their own.
+        For an effect that the model does not have, for a model with a prior, for the mixture with
+        several variances at once, and with a structure whose variances are no parameters of their
+        own.
 
     Examples
     --------
@@ -66,6 +67,7 @@ def test_random(  # no test of pytest's
     Half chi-squared with 0, half with 1 degrees of freedom; 15 levels.
     """
     check_fitted(model, "test_random")
+    check_unpenalised(model, "test_random")
     if method is not None and method not in METHODS:
         raise ArgumentError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
     group, dropped = _effects(model, term)

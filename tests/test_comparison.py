@@ -113,6 +113,19 @@ def test_other_approximations_and_models_that_are_not_nested_have_no_test():
     assert "equally many" in str(mlm.anova(large, large))
 
 
+def test_penalised_estimates_are_at_no_maximum():
+    model = fitted.recorded("cbpp_logit")
+    model = replace(model, call=replace(model.call, prior=mlm.priors.Normal()))
+    for refused in (
+        model.drop1,
+        lambda: mlm.test_random(model, "(1 | herd)"),
+        lambda: model.confint(method="profile"),
+        model.profile,
+    ):
+        with pytest.raises(mlm.ArgumentError, match="this model's prior moved its estimates"):
+            refused()
+
+
 @pytest.mark.parametrize(
     ("small", "large", "is_covered"),
     [
