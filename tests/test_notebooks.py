@@ -71,6 +71,7 @@ def test_notebook_is_stored_executed_and_clean(path):
     assert len(text.encode()) < MAX_BYTES
 
 
+@pytest.mark.notebooks
 @pytest.mark.filterwarnings("default")  # Jupyter's own are not ours to mend
 def test_notebook_prints_what_it_shows(path, tmp_path):
     stored = nbformat.read(path, as_version=4)
