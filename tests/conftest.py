@@ -27,15 +27,37 @@ import records
 from mixedlm_jax.compiled import forget
 from mixedlm_jax.store import VARIABLE
 
+# Cells of a grid that compile for ten seconds and more, and whose like the default run has.
+LONG = {
+    "test_bootstrap.py::test_a_variance_that_is_there_and_one_that_is_not",
+    "test_crossing.py::test_modes_determinant_and_gradient[slopes nested and crossed]",
+    "test_custom.py::test_a_family_that_ships_written_down_gives_the_same_model",
+    "test_custom.py::test_known_truth_is_found_from_far_away",
+    "test_derivatives.py::test_gradient_and_hessian"
+    "[student_t-identity-nested and crossed-expected]",
+    "test_fit.py::test_padding_changes_no_fit",
+    "test_parts.py::test_no_zero_inflation_is_said[zi_disp_nbinom2]",
+    "test_parts.py::test_quadrature_of_zero_inflation",
+    "test_robust.py::test_scores_of_herds_and_of_groups_of_herds[1-cbpp_logit_agq10-10]",
+    "test_structures.py::TestAgainstGlmmTMB::test_estimates[sleep_cs_days]",
+}
+
 HURRY = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.markexpr == "not slow":
+    if "slow" not in config.option.markexpr.replace("not slow", ""):
         os.environ.setdefault("XLA_FLAGS", HURRY)  # read when the first program is compiled
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if config.cache is not None:
         os.environ[VARIABLE] = str(config.cache.mkdir("programs"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before those left out by their marks are
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.rpartition("/")[2] in LONG:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="module")
