@@ -47,7 +47,7 @@ _HESSIAN_ROWS = 2**14
 # What an accelerator takes in place of a core: it needs that many rows to be busy.
 _ACCELERATOR = 2**8
 
-_STEPS = 2  # evaluations of a call, after which the host looks who has arrived
+_STEPS = 3  # evaluations of a call, after which the host looks who has arrived
 # A lane that is this near (predicted gain, log-likelihood units) is left to the exact Hessian.
 ARRIVED = 1e-9
 _MAX_EVALUATIONS = 100

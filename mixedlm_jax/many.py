@@ -45,7 +45,7 @@ from mixedlm_jax.table import Table, free_name, with_columns
 from mixedlm_jax.threads import single_blas_thread
 
 # Lanes of a block, in widths of a program: what a worker takes, and a checkpoint keeps, at once.
-_WIDTHS = 4
+_WIDTHS = 10
 _CHOSEN_DEVICE = "jax_default_device"  # what a caller sets to have a device of their choice
 
 
