@@ -18,22 +18,12 @@ from typing import Any
 
 from mixedlm_jax import datasets, families, priors
 from mixedlm_jax.anova import anova
-from mixedlm_jax.api import (
-    PBmodcomp,
-    bootMer,
+from mixedlm_jax.api import glm, glmer, glmer_nb
+from mixedlm_jax.checks import (
     check_laplace,
     check_overdispersion,
     check_zero_inflation,
     checkConv,
-    extend,
-    fit_many,
-    glm,
-    glmer,
-    glmer_nb,
-    pool,
-    powerCurve,
-    powerSim,
-    simulate_formula,
 )
 from mixedlm_jax.collinearity import vif
 from mixedlm_jax.control import GlmerControl
@@ -68,6 +58,16 @@ from mixedlm_jax.hypotheses import linear_hypothesis
 from mixedlm_jax.influence import influence
 from mixedlm_jax.model import GlmerResult
 from mixedlm_jax.modular import glFormula, mkGlmerDevfun, mkGlmerMod, optimizeGlmer
+from mixedlm_jax.replicates import (
+    PBmodcomp,
+    bootMer,
+    extend,
+    fit_many,
+    pool,
+    powerCurve,
+    powerSim,
+    simulate_formula,
+)
 from mixedlm_jax.variance_tests import test_random
 
 __version__ = "0.1.0"

@@ -193,7 +193,7 @@ def boot(
     type: str,
     progress: bool | None,
 ) -> Bootstrap:
-    """The bootstrap of a model; see `api.bootMer`."""
+    """The bootstrap of a model; see `replicates.bootMer`."""
     if type not in TYPES:
         raise ArgumentError(f"there is no bootstrap of type {type!r}; choose {' or '.join(TYPES)}")
     if FUN is not None and not callable(FUN):

@@ -85,7 +85,7 @@ def linear_hypothesis(
 def check_fitted(model: Any, function: str) -> None:
     """Raise `ArgumentError` for what is no fitted model."""
     if not isinstance(model, Fitted):
-        raise ArgumentError(f"{function} takes models that glmer returned, found {brief(model)}")
+        raise ArgumentError(f"{function} takes a model that glmer returned, found {brief(model)}")
 
 
 def check_unpenalised(model: Fitted, function: str) -> None:

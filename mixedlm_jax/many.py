@@ -128,7 +128,7 @@ def fit_lanes_of(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Fits:
-    """A one-sided formula fitted to many responses; all else as in `api.fit_many`.
+    """A one-sided formula fitted to many responses; all else as in `replicates.fit_many`.
 
     arguments: of `Call`, besides formula and data.
     """

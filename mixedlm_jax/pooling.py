@@ -20,7 +20,7 @@ from mixedlm_jax.inference import standard_errors
 
 
 def pooled(fits: Fits | Sequence[Fitted]) -> pd.DataFrame:
-    """One row a fixed effect; see `api.pool`."""
+    """One row a fixed effect; see `replicates.pool`."""
     if isinstance(fits, Fits):
         names, beta, se, ok = fits.fixed, fits.beta, fits.se, fits.ok
     else:

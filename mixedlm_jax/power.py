@@ -166,7 +166,7 @@ def power_of(
     seed: int | None,
     progress: bool | None,
 ) -> Power:
-    """The power of one scenario; see `api.powerSim`."""
+    """The power of one scenario; see `replicates.powerSim`."""
     count, chosen = check_count("nsim", nsim), check_seed(seed)
     scenario = model if isinstance(model, Scenario) else scenario_of(model)
     ground = fitted_scenario(model) if isinstance(model, Scenario) else model
@@ -188,7 +188,7 @@ def curve_of(
     seed: int | None,
     progress: bool | None,
 ) -> PowerCurve:
-    """Power along values; see `api.powerCurve`."""
+    """Power along values; see `replicates.powerCurve`."""
     if along not in ALONG:
         raise ArgumentError(f"along is {along!r}; choose one of {', '.join(ALONG)}")
     if isinstance(values, str) or not np.iterable(values):

@@ -61,7 +61,7 @@ class RatioTest:
 def compare(
     model: Fitted, null: Fitted, nsim: int, seed: int | None, progress: bool | None
 ) -> RatioTest:
-    """The test of a model against a smaller one; see `api.PBmodcomp`."""
+    """The test of a model against a smaller one; see `replicates.PBmodcomp`."""
     count, chosen = check_count("nsim", nsim), check_seed(seed)
     _check_pair(model, null)
     df = _parameters(model) - _parameters(null)

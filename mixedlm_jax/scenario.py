@@ -108,7 +108,7 @@ def fitted_scenario(scenario: Scenario) -> Fitted:
 
 
 def extended(model: Fitted, along: str, n: int, group: str | None = None) -> Scenario:
-    """The parameters of a fit with a design of another size; see `api.extend`."""
+    """The parameters of a fit with a design of another size; see `replicates.extend`."""
     names = grouping_columns(model)
     if not names:
         raise ArgumentError("extend adds groups, or rows to them, and the model has none")
@@ -200,7 +200,7 @@ def simulate_design(
     nsim: int,
     seed: int | None,
 ) -> pd.DataFrame:
-    """Simulated left-hand sides of a formula that was not fitted; see `api.simulate_formula`.
+    """Left-hand sides of a formula that was not fitted; see `replicates.simulate_formula`.
 
     given: theta, beta and phi. arguments: of `Call`, besides formula, data and family.
     """

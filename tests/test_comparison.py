@@ -202,7 +202,7 @@ def test_what_cannot_be_compared_is_refused():
     quasi = replace(model.call, family=mlm.families.QuasiFamily("mu*(1-mu)", "logit"))
     with pytest.raises(mlm.ArgumentError, match="no likelihood"):
         mlm.anova(replace(model, call=quasi), model)
-    with pytest.raises(mlm.ArgumentError, match="models that glmer returned"):
+    with pytest.raises(mlm.ArgumentError, match="a model that glmer returned"):
         mlm.anova(model, "model")  # type: ignore[arg-type]
     with pytest.raises(mlm.ArgumentError, match="type"):
         mlm.anova(model, model, type="II")

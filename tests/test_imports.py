@@ -173,7 +173,18 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "plots.forest",
         "plots",
     ),
-    "face": ("summarise", "model", "modular", "api", "functional", "datasets", ""),
+    "face": (
+        "summarise",
+        "frames",
+        "model",
+        "modular",
+        "api",
+        "replicates",
+        "checks",
+        "functional",
+        "datasets",
+        "",
+    ),
 }
 ORDER = list(chain(*SECTIONS.values()))
 LEFT = [*SECTIONS["words"], *SECTIONS["data frames"]]

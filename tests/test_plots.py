@@ -417,7 +417,7 @@ def test_ratios_have_ticks_that_can_be_read(low, high):
         (lambda m: m.plot(blank()), "ax holds one Axes, and plot_residuals has 4 panels to draw"),
         (lambda m: mlm.plot_ranef(m, group="heard"), "no grouping factor .*did you mean 'herd'"),
         (lambda m: mlm.plot_ranef(m, level=95), "level is 95"),
-        (lambda m: mlm.plot_ranef("cbpp"), "plot_ranef takes models that glmer returned"),
+        (lambda m: mlm.plot_ranef("cbpp"), "plot_ranef takes a model that glmer returned"),
         (lambda m: mlm.plot_qq(m, what="pearson"), "what is 'pearson'; plot_qq draws 'ranef' or"),
         (lambda m: mlm.plot_profile(m, parm="priod2"), "did you mean 'period2'"),
         (
@@ -429,7 +429,7 @@ def test_ratios_have_ticks_that_can_be_read(low, high):
         (lambda m: m.plot_effects("period", type="zprob"), "type is 'zprob'; plot_effects draws"),
         (lambda m: m.plot_effects("period", re_form=None), "re_form is None; choose '~0'"),
         (lambda m: mlm.plot_forest([]), "there is none"),
-        (lambda m: mlm.plot_forest([m, 3]), "plot_forest takes models"),
+        (lambda m: mlm.plot_forest([m, 3]), "plot_forest takes a model"),
         (lambda m: mlm.plot_forest(m, parm="age"), "names 'age', which is no parameter"),
         (lambda m: mlm.plot_forest(m, parm="theta_", exp=True), "'sd_.*herd' is none"),
         (lambda m: mlm.plot_forest(fitted.singular()), "no coefficients but the intercept"),
