@@ -384,12 +384,12 @@ def search_lanes(
     width: int,
     tol: float,
     mesh: Mesh | None = None,
-) -> np.ndarray:
+) -> None:
     """Drive every lane until the predicted gain is below `tol`; `searches` is changed in place.
 
     searches: NumPy arrays (lanes, ...), each lane at any point. width: lanes that take a step
-    in one call. Returns which lanes arrived (lanes,); the others found no way down, or went further
-    than `_MAX_EVALUATIONS`.
+    in one call. A lane that finds no way down, or would go further than `_MAX_EVALUATIONS`, stays
+    where it is.
     """
     evaluations = np.zeros(len(searches.value), int)
     rows = problem_rows(problem, responses) * objective.width(problem)
@@ -421,7 +421,7 @@ def search_lanes(
         )
         lanes = np.flatnonzero(on_the_way)
         if not len(lanes):
-            return searches.gain < tol
+            return
         step(lanes[:width])
 
 

@@ -72,4 +72,4 @@ def test_inflation_of_terms():
 
 def test_what_has_no_shares():
     with pytest.raises(mlm.ArgumentError, match="glmer returned"):
-        mlm.icc("a model")
+        mlm.icc("a model")  # type: ignore[arg-type]

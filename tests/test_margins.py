@@ -369,8 +369,8 @@ def test_means_of_counts_with_zeros_say_which_they_are():
     grid = pd.DataFrame(list(product(("yes", "no"), species)), columns=["mined", "spp"])
     grid["fit"] = model.predict(grid, re_form="~0")
     regrid = mlm.emmeans(model, "mined", regrid=True).to_dataframe().set_index("mined")["estimate"]
-    for level, mean in grid.groupby("mined")["fit"].mean().items():
-        np.testing.assert_allclose(regrid[level], mean)
+    means = grid.groupby("mined")["fit"].mean()
+    np.testing.assert_allclose(regrid[means.index], means)
     zeros = mlm.avg_comparisons(model, "mined", type="zprob")
     assert zeros["std.error"].notna().all()
     idle = mlm.avg_comparisons(fitted.recorded("salamanders_zip"), "spp", type="zprob")
@@ -387,21 +387,21 @@ def test_bad_arguments():
         (lambda: mlm.emmeans(model, "livhc"), "did you mean 'livch'"),
         (lambda: mlm.emmeans(model, "livch", by="livch"), "besides those of by"),
         (lambda: mlm.emmeans(model, "livch", type="prob"), "'link' or 'response'"),
-        (lambda: mlm.emmeans(model, "livch", re_form=None), "'~0' for the typical group"),
+        (lambda: mlm.emmeans(model, "livch", re_form=None), "'~0' for the typical group"),  # type: ignore[arg-type]
         (lambda: mlm.emmeans(model, "livch", at={"livch": "7"}), "the levels are 0, 1, 2, 3+"),
         (lambda: mlm.emmeans(model, "livch", at={"age": "old"}), "finite numbers"),
         (lambda: mlm.emmeans(model, "livch", at={"herd": 1}), "does not depend on"),
         (lambda: mlm.emmeans(model, "livch", level=95), "level is 95"),
         (lambda: mlm.emmeans(model, "livch", vcov=model.vcov()), "covariance of all 10"),
         (lambda: mlm.emmeans(model, "livch", vcov="robust"), "vcov is 'robust'; give a matrix"),
-        (lambda: mlm.emmeans("model", "livch"), "emmeans takes models"),
+        (lambda: mlm.emmeans("model", "livch"), "emmeans takes models"),  # type: ignore[arg-type]
         (lambda: mlm.emmeans(model, "livch", at={"livch": "1"}).pairs(), "two means or more"),
         (lambda: means.pairs(adjust="scheffe"), "choose one of tukey"),
         (lambda: means.contrast("eff", "tukey"), "all pairwise differences"),
         (lambda: means.contrast("poly"), "no method 'poly'"),
         (lambda: means.contrast({"a": [1, -1]}), "give 4 finite numbers"),
         (lambda: mlm.avg_slopes(model, "agee"), "did you mean 'age'"),
-        (lambda: mlm.avg_slopes(model, {"age": 1}), "avg_comparisons"),
+        (lambda: mlm.avg_slopes(model, {"age": 1}), "avg_comparisons"),  # type: ignore[arg-type]
         (lambda: mlm.avg_comparisons(model, {"age": "2sd"}), "sd, iqr, minmax"),
         (lambda: mlm.avg_comparisons(model, {"livch": "first"}), "reference, sequential"),
         (lambda: mlm.avg_comparisons(model, {"livch": ["0", "9"]}), "two of the levels"),

@@ -417,7 +417,7 @@ def test_ratios_have_ticks_that_can_be_read(low, high):
         (lambda m: m.plot(blank()), "ax holds one Axes, and plot_residuals has 4 panels to draw"),
         (lambda m: mlm.plot_ranef(m, group="heard"), "no grouping factor .*did you mean 'herd'"),
         (lambda m: mlm.plot_ranef(m, level=95), "level is 95"),
-        (lambda m: mlm.plot_ranef("cbpp"), "plot_ranef takes a model that glmer returned"),
+        (lambda m: mlm.plot_ranef("cbpp"), "plot_ranef takes a model that glmer returned"),  # type: ignore[arg-type]
         (lambda m: mlm.plot_qq(m, what="pearson"), "what is 'pearson'; plot_qq draws 'ranef' or"),
         (lambda m: mlm.plot_profile(m, parm="priod2"), "did you mean 'period2'"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import fitted
 import numpy as np
@@ -95,12 +96,13 @@ def test_seeds_and_rows():
     with pytest.raises(mlm.ArgumentError, match="nsim is 5"):
         mlm.simulate_residuals(model, nsim=5)
     with pytest.raises(mlm.ArgumentError, match="glmer returned"):
-        mlm.simulate_residuals(fitted.cbpp())
+        mlm.simulate_residuals(fitted.cbpp())  # type: ignore[arg-type]
 
 
 def test_with_refit_a_row_is_ranked_among_residuals_of_the_refits():
     model = counts()
     found = mlm.simulate_residuals(model, nsim=20, seed=4, re_form=None, refit=True)
+    assert found.fits is not None
     assert len(found.fits) == len(found.simulated) == 20
     theirs = [model.refit(y).residuals("response") for y in found.simulated]
     own = model.residuals("response").to_numpy()
@@ -122,10 +124,11 @@ def test_typical_means_of_refits():
 
 def test_refits_that_fail(monkeypatch):
     model = fitted.recorded("cbpp_logit")
-    wanted = {"nsim": 200, "seed": 3, "re_form": None, "refit": True}
+    wanted: dict[str, Any] = {"nsim": 200, "seed": 3, "re_form": None, "refit": True}
     with pytest.warns(mlm.ConvergenceWarning, match="1 of 200 fits") as caught:
         found = mlm.simulate_residuals(model, **wanted)  # one is separated
     assert caught[0].filename == __file__
+    assert found.fits is not None
     assert (len(found.simulated), len(found.fits), np.sum(~found.fits.ok)) == (199, 200, 1)
     monkeypatch.setattr("mixedlm_jax.simulated_residuals._FEWEST", 200)
     with pytest.raises(mlm.FitError, match="1 of 200 fits to simulated responses failed, and 200"):
