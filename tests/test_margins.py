@@ -394,7 +394,7 @@ def test_bad_arguments():
         (lambda: mlm.emmeans(model, "livch", level=95), "level is 95"),
         (lambda: mlm.emmeans(model, "livch", vcov=model.vcov()), "covariance of all 10"),
         (lambda: mlm.emmeans(model, "livch", vcov="robust"), "vcov is 'robust'; give a matrix"),
-        (lambda: mlm.emmeans("model", "livch"), "emmeans takes models"),  # type: ignore[arg-type]
+        (lambda: mlm.emmeans("model", "livch"), "emmeans takes a model"),  # type: ignore[arg-type]
         (lambda: mlm.emmeans(model, "livch", at={"livch": "1"}).pairs(), "two means or more"),
         (lambda: means.pairs(adjust="scheffe"), "choose one of tukey"),
         (lambda: means.contrast("eff", "tukey"), "all pairwise differences"),
