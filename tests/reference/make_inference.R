@@ -8,23 +8,8 @@
 # standard deviations and correlations, both monotone. Likelihood-ratio tables are by anova and drop1
 # of glmmTMB, Wald tests of terms by car::Anova, those of type III on zero-sum contrasts.
 suppressMessages({library(glmmTMB); library(car); library(jsonlite)})
-options(digits = 15, contrasts = c("contr.treatment", "contr.treatment"))
-arguments <- commandArgs(trailingOnly = TRUE)
-folder <- if (length(arguments)) arguments[1] else "."
-records <- fromJSON(file.path(folder, "models.json"), simplifyVector = FALSE)
-names(records) <- vapply(records, `[[`, "", "id")
-
-read_frame <- function(record) {
-  factors <- record$factors
-  frame <- read.csv(file.path(folder, "data", record$dataset), na.strings = "", check.names = FALSE)
-  strings <- read.csv(file.path(folder, "data", record$dataset), na.strings = "",
-                      check.names = FALSE, colClasses = "character")
-  for (name in names(factors)) frame[[name]] <- factor(strings[[name]], unlist(factors[[name]]))
-  frame
-}
-
-tight <- glmmTMBControl(optimizer = optim, optArgs = list(method = "BFGS"),
-                        optCtrl = list(reltol = 1e-14, maxit = 1000))
+here <- dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE)))
+source(file.path(here, "records.R"))
 
 profile_intervals <- function(model, formula_names) {
   number <- length(model$fit$par)

@@ -2,23 +2,8 @@
 # that the model does not know, and for pairs of levels that occur together in no row.
 # Rscript make_predictions.R [folder of models.json and data], needs glmmTMB, lme4 and jsonlite.
 suppressMessages({library(glmmTMB); library(jsonlite)})
-options(digits = 15, contrasts = c("contr.treatment", "contr.treatment"))
-arguments <- commandArgs(trailingOnly = TRUE)
-folder <- if (length(arguments)) arguments[1] else "."
-records <- fromJSON(file.path(folder, "models.json"), simplifyVector = FALSE)
-names(records) <- vapply(records, `[[`, "", "id")
-
-read_frame <- function(record) {
-  factors <- record$factors
-  frame <- read.csv(file.path(folder, "data", record$dataset), na.strings = "", check.names = FALSE)
-  strings <- read.csv(file.path(folder, "data", record$dataset), na.strings = "",
-                      check.names = FALSE, colClasses = "character")
-  for (name in names(factors)) frame[[name]] <- factor(strings[[name]], unlist(factors[[name]]))
-  frame
-}
-
-tight <- glmmTMBControl(optimizer = optim, optArgs = list(method = "BFGS"),
-                        optCtrl = list(reltol = 1e-14, maxit = 1000))
+here <- dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE)))
+source(file.path(here, "records.R"))
 
 columns <- function(found) list(fit = unname(found$fit), se = unname(found$se.fit))
 
