@@ -74,7 +74,10 @@ class Factorization(NamedTuple):
 
 
 def of_rows(plan: Plan, f: int, values: Array) -> Array:
-    """What each row has of the values of a factor's levels: (..., levels) -> (..., n)."""
+    """What each row has of the values of a factor's levels: (..., levels) -> (..., n).
+
+    Rows in rounds of all levels (`Plan.rounds`) make it a copy along an axis.
+    """
     if plan.rounds:
         lead = values.shape[:-1]
         tiled = jnp.broadcast_to(values[..., None, :], (*lead, plan.rounds, values.shape[-1]))
@@ -83,7 +86,10 @@ def of_rows(plan: Plan, f: int, values: Array) -> Array:
 
 
 def of_levels(plan: Plan, f: int, values: Array) -> Array:
-    """Sums over the rows of each level of a factor: (..., n) -> (..., levels)."""
+    """Sums over the rows of each level of a factor: (..., n) -> (..., levels).
+
+    Rows in rounds of all levels make it a sum along an axis.
+    """
     size = plan.n_levels[f]
     if plan.rounds:
         return jnp.sum(values.reshape((*values.shape[:-1], plan.rounds, size)), axis=-2)

@@ -13,6 +13,7 @@ needed but the one that sums W_g and t_g.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,9 +22,9 @@ import numpy as np
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.covariance import STRUCTURES
-from mixedlm_jax.elimination import Effects
+from mixedlm_jax.elimination import Effects, of_levels
 from mixedlm_jax.problem import Params, Problem, RowTerms, covariance_factors
-from mixedlm_jax.small import small_cholesky, solve_lower, solve_upper, sum_by
+from mixedlm_jax.small import gram, small_cholesky, solve_lower, solve_upper
 
 # A parameter that starts positive stays between these multiples of its start: theta = 0 is always
 # stationary, and the working model knows little of sd's far away.
@@ -41,17 +42,11 @@ class Levels(NamedTuple):
 def level_sums(problem: Problem, params: Params, u: Effects, rows: RowTerms) -> tuple[Levels, ...]:
     """W_g and t_g per grouping factor, at effects u and row terms there (no negative weights)."""
     found = []
-    plan = problem.plan
     factors = covariance_factors(problem, params)
-    for Z, factor, own, level, size in zip(
-        problem.Z, factors, u, plan.levels, plan.n_levels, strict=True
-    ):
-        row, column = np.tril_indices(Z.shape[0])
-        lower = sum_by(Z[row] * Z[column] * rows.weight[None, :], level, size)
-        place = np.zeros((Z.shape[0],) * 2, int)
-        place[row, column] = place[column, row] = np.arange(len(row))
-        weight = lower[place]
-        score = sum_by(Z * rows.score[None, :], level, size)
+    for f, (Z, factor, own) in enumerate(zip(problem.Z, factors, u, strict=True)):
+        total = partial(of_levels, problem.plan, f)
+        weight = gram(Z, Z * rows.weight[None, :], total)
+        score = total(Z * rows.score[None, :])
         found.append(Levels(weight, _times(weight, factor @ own) + score))
     return tuple(found)
 
