@@ -32,8 +32,10 @@ _HESSIAN_ROWS = 1_000_000
 _HESSIAN_ROW_NODES = ROW_NODES
 # Step of a difference in standard errors as the search's metric has them.
 _DIFFERENCE = 2e-3
-# Rows x evaluations that the outer search spends between two looks at it from the host.
-_ROWS_AT_ONCE = 500_000
+# Rows x evaluations, and evaluations, that the outer search spends between two looks at it from the
+# host: each call of a program pays for touching its memory anew, about a tenth of an evaluation.
+_ROWS_AT_ONCE = 4_000_000
+_STEPS_AT_ONCE = 20
 
 
 @program("objective")
@@ -51,7 +53,7 @@ def stepped(
 
     It returns after about `_ROWS_AT_ONCE` rows, so that a long search can be watched and stopped.
     """
-    most = int(np.clip(_ROWS_AT_ONCE // len(problem.y), 1, most))
+    most = int(np.clip(_ROWS_AT_ONCE // len(problem.y), 1, min(most, _STEPS_AT_ONCE)))
     reached, spent = take_steps(objective, problem, search, np.asarray(tol), np.asarray(most))
     small, spent = jax.device_get((reached._replace(aux=()), spent))
     return Search(*small)._replace(aux=reached.aux), int(spent)
