@@ -20,6 +20,7 @@ from mixedlm_jax.fit import Fit, fit_problem, trimmed
 from mixedlm_jax.formula import Formula, parse_part
 from mixedlm_jax.identification import check_identified
 from mixedlm_jax.pearson import with_dispersion
+from mixedlm_jax.plan import in_blocks
 from mixedlm_jax.priors import as_prior
 from mixedlm_jax.problem import Problem, make_problem
 from mixedlm_jax.progress import check_verbose, progress
@@ -128,7 +129,7 @@ class Call:
             information=control.information,
             crossing=control.crossing,
         )
-        return made.replace(prior=self.prior)
+        return made.replace(plan=in_blocks(made.plan), prior=self.prior)
 
     def fit(
         self,

@@ -6,6 +6,7 @@ of the order of q^3 operations. `unformed` has the same methods for an S that is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ class DenseCorner(NamedTuple):
 
     @classmethod
     def of_rows(cls, plan: Plan, z: tuple[Array, ...], w: Array) -> DenseCorner:
-        """The corner of H; z the rows of Z Lambda, w the weights."""
+        """What the rows add to the corner of H; z those of Z Lambda, w their weights."""
         q = plan.n_columns
         flat = jnp.zeros(q * q, w.dtype)
         for s, at_s in zip(plan.kept, plan.offsets, strict=False):
@@ -47,7 +48,26 @@ class DenseCorner(NamedTuple):
                     there = columns_of(plan, t, at_t)
                     products = cross(z[s] * w[None, :], z[t])
                     flat = flat.at[here[:, None, :] * q + there[None, :, :]].add(products)
-        return cls(flat.reshape((q, q)) + jnp.eye(q, dtype=w.dtype))
+        return cls(flat.reshape((q, q)))
+
+    def plus_identity(self) -> DenseCorner:
+        """The corner with the identity added."""
+        return DenseCorner(self.matrix + jnp.eye(len(self.matrix), dtype=self.matrix.dtype))
+
+    def scaled(self, plan: Plan, factors: Sequence[Array]) -> DenseCorner:
+        """Lambda' times the corner times Lambda; factors: per grouping factor (k, k)."""
+        matrix, places = self.matrix, list(zip(plan.kept, plan.offsets, strict=False))
+        rows = []
+        for s, at_s in places:
+            row = []
+            for t, at_t in places:
+                shape = (plan.n_effects[s], plan.n_levels[s], plan.n_effects[t], plan.n_levels[t])
+                end_s, end_t = at_s + shape[0] * shape[1], at_t + shape[2] * shape[3]
+                block = matrix[at_s:end_s, at_t:end_t].reshape(shape)
+                block = jnp.einsum("ab,amcn,cd->bmdn", factors[s], block, factors[t])
+                row.append(block.reshape((end_s - at_s, end_t - at_t)))
+            rows.append(row)
+        return DenseCorner(jnp.block(rows))
 
     def eliminated(self, plan: Plan, edges: tuple[Array, ...]) -> DenseFactor:
         """S, factored; nan where it is not positive definite. edges: E_c per chain factor."""

@@ -21,6 +21,7 @@ of its part of S belongs to effect j of level l.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -98,10 +99,17 @@ def of_levels(plan: Plan, f: int, values: Array) -> Array:
 
 def predictor(plan: Plan, z: Rows, u: Effects) -> Array:
     """Z Lambda u (n,), with z the rows of Z Lambda."""
-    parts = [
-        jnp.sum(rows * of_rows(plan, f, effects), axis=0)
-        for f, (rows, effects) in enumerate(zip(z, u, strict=True))
-    ]
+    return row_dot(z, effects_of_rows(plan, u))
+
+
+def effects_of_rows(plan: Plan, u: Effects) -> Rows:
+    """The effects of each row's own levels, per factor: (..., k, levels) -> (..., k, n)."""
+    return tuple(of_rows(plan, f, effects) for f, effects in enumerate(u))
+
+
+def row_dot(a: Rows, b: Rows) -> Array:
+    """Inner product of two vectors in each row (n,)."""
+    parts = [jnp.sum(own * part, axis=0) for own, part in zip(a, b, strict=True)]
     return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
 
 
@@ -115,16 +123,65 @@ def adjoint(plan: Plan, z: Rows, r: Array) -> Effects:
 
 def assemble(plan: Plan, z: Rows, w: Array) -> Blocks:
     """H on its pattern; z the rows of Z Lambda (per factor (k, n)), w the weights (n,)."""
+    return penalised_products(products_of_rows(plan, z, w))
+
+
+def products_of_rows(plan: Plan, z: Rows, w: Array) -> Blocks:
+    """sum_i w_i z_i z_i' on the pattern of H: what the rows add to it."""
     diagonal, coupling, border = [], [], []
     for c, f, stage in plan.steps:
         weighted = z[f] * w[None, :]
-        diagonal.append(plus_identity(gram(z[f], weighted, partial(of_levels, plan, f))))
+        diagonal.append(gram(z[f], weighted, partial(of_levels, plan, f)))
         later = plan.chain[c + 1 :]
         coupling.append(tuple(of_levels(plan, f, cross(weighted, z[g])) for g in later))
         border.append(_assemble_border(plan, stage.border, weighted, z) if plan.kept else None)
     kind = DenseCorner if plan.unformed is None else SparseCorner
     corner = kind.of_rows(plan, z, w) if plan.kept else None
     return Blocks(tuple(diagonal), tuple(coupling), tuple(border), corner)
+
+
+def penalised_products(products: Blocks) -> Blocks:
+    """H from what its rows add to it: the identity is the penalty u'u / 2."""
+    return products._replace(
+        diagonal=tuple(map(plus_identity, products.diagonal)),
+        corner=None if products.corner is None else products.corner.plus_identity(),
+    )
+
+
+def scaled(plan: Plan, factors: Sequence[Array], matrix: Blocks) -> Blocks:
+    """Lambda' M Lambda on the pattern of M, with a factor (k, k) of Lambda for all levels of each.
+
+    factors: per grouping factor. S is formed.
+    """
+    diagonal, coupling, border = [], [], []
+    for c, f, stage in plan.steps:
+        own = factors[f]
+        diagonal.append(_between_factors(own, matrix.diagonal[c], own))
+        later = zip(matrix.coupling[c], plan.chain[c + 1 :], strict=True)
+        coupling.append(tuple(_between_factors(own, block, factors[g]) for block, g in later))
+        edge, entries = stage.border, matrix.border[c]
+        border.append(edge and _scaled_border(plan, edge, own, factors, entries))
+    corner = None
+    if matrix.corner is not None:
+        corner = matrix.corner.scaled(plan, factors)  # type: ignore[union-attr]
+    return Blocks(tuple(diagonal), tuple(coupling), tuple(border), corner)
+
+
+def _between_factors(left: Array, blocks: Array, right: Array) -> Array:
+    """left' B right for each of the blocks (k, l, m)."""
+    half = jnp.sum(left[:, :, None, None] * blocks[:, None, :, :], axis=0)
+    return jnp.sum(half[:, :, None, :] * right[None, :, :, None], axis=1)
+
+
+def _scaled_border(
+    plan: Plan, edge: Any, own: Array, factors: Sequence[Array], entries: Array
+) -> Array:
+    parts = []
+    for s, base, m in zip(plan.kept, edge.base, edge.n_pairs, strict=True):
+        k = plan.n_effects[s]
+        block = entries[:, base : base + k * m].reshape((-1, k, m))
+        parts.append(_between_factors(own, block, factors[s]).reshape((-1, k * m)))
+    return jnp.concatenate(parts, axis=1)
 
 
 def _assemble_border(plan: Plan, border: Any, weighted: Array, z: Rows) -> Array:
@@ -401,5 +458,15 @@ def whitened_rows(plan: Plan, factor: Factorization, z: Rows, rows: Array) -> tu
 
 def leverages(z: Rows, v: Rows) -> Array:
     """h_i = z_i . v_i (n,)."""
-    parts = [jnp.sum(a * b, axis=0) for a, b in zip(z, v, strict=True)]
-    return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
+    return row_dot(z, v)
+
+
+def trace(a: Blocks, b: Blocks) -> Array:
+    """tr(A B) of two symmetric matrices, one of which is 0 off the pattern of H. S is formed."""
+
+    def total(those: Any, others: Any) -> Array:
+        parts = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), those, others))
+        return sum(parts, jnp.zeros(()))
+
+    off = total((a.coupling, a.border), (b.coupling, b.border))
+    return total((a.diagonal, a.corner), (b.diagonal, b.corner)) + 2.0 * off

@@ -247,11 +247,7 @@ def _ending(
     objective: Objective, problem: Problem, back: Array, search: Search, ends: Array | None
 ) -> Ending:
     x, aux = search.x, search.aux
-
-    def along(direction):
-        return jax.jvp(lambda at: objective.evaluate(problem, at, aux)[1], (x,), (direction,))[1]
-
-    hessian = jax.vmap(along)(jnp.eye(len(x), dtype=x.dtype))
+    hessian = objective.hessian(problem, x, aux, len(x))
     hessian = 0.5 * (hessian + hessian.T)
     # each parameter in its own unit: the diagonal is one, the largest eigenvalue at most d
     diagonal = jnp.abs(jnp.diagonal(hessian))

@@ -16,8 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from mixedlm_jax.arrays import Array
+from mixedlm_jax.blocks import over_blocks
 from mixedlm_jax.elimination import (
+    Blocks,
     Effects,
+    Factorization,
     Rows,
     adjoint,
     assemble,
@@ -25,12 +28,15 @@ from mixedlm_jax.elimination import (
     factorize,
     leverages,
     log_determinant,
+    penalised_products,
     predictor,
+    products_of_rows,
     row_products,
 )
 from mixedlm_jax.modes import (
     JointModes,
     conditional_modes,
+    dot,
     implicit_solve,
     joint_modes,
     penalised,
@@ -84,15 +90,11 @@ def log_likelihood(params: Params, problem: Problem, u0: Effects) -> Array:
 
 
 class Adjoints(NamedTuple):
-    """What the gradient needs at the modes; held fixed while `_surrogate` is differentiated."""
+    """What the gradient needs at the modes besides the rows; held fixed while it is taken."""
 
     u: Effects
-    h: Array  # leverages (n,)
+    inverse: Blocks  # the entries of H^-1 on its pattern, H with the determinant's weights
     pull: Effects  # lambda = H^-1 (Z Lambda)' c, with c_i = h_i w'_i / 2
-    row_pull: Array  # z_i . lambda (n,)
-    weight: Array  # the determinant's weights (n,)
-    score: Array
-    v: Rows
 
 
 class Evaluation(NamedTuple):
@@ -110,8 +112,12 @@ def laplace_gradient(params: Params, problem: Problem, u0: Effects) -> Evaluatio
     contribute sum_i (r_i dz_i.u + w_i v_i.dz_i + s_i dz_i.lambda). All of it, phi included, is the
     plain gradient of one scalar with the adjoints held fixed.
     """
-    value, fixed = _adjoints(params, problem, u0)
-    gradient = jax.grad(lambda point: jnp.sum(_surrogate(point, problem, fixed)))(params)
+    value, fixed, _ = adjoints(params, problem, u0)
+
+    def gradient_of(part, _):
+        return jax.grad(lambda point: jnp.sum(_surrogate(point, params, part, fixed)))(params), ()
+
+    gradient, _ = over_blocks(gradient_of, problem)
     return Evaluation(value, gradient, fixed.u)
 
 
@@ -120,44 +126,70 @@ def laplace_pieces(params: Params, problem: Problem, u0: Effects) -> Callable[[P
 
     Those of rows that share no level with others add up to the gradient of these rows' own part.
     """
-    _, fixed = _adjoints(params, problem, u0)
-    return lambda point: _surrogate(point, problem, fixed)
+    _, fixed, _ = adjoints(params, problem, u0)
+    return lambda point: _surrogate(point, params, problem, fixed)
 
 
-def _adjoints(params: Params, problem: Problem, u0: Effects) -> tuple[Array, Adjoints]:
-    """The value of `laplace`, and what its gradient needs."""
-    plan = problem.plan
+class Hessians(NamedTuple):
+    """H at the modes: the one they move with, factored, and the one in the determinant."""
+
+    observed: Factorization
+    determinant: Blocks
+
+
+def adjoints(
+    params: Params, problem: Problem, u0: Effects
+) -> tuple[Array, Adjoints, Hessians]:
+    """The value of `laplace`, and what its gradient and its Hessian need."""
+    plan, expected = problem.plan, problem.information == "expected"
     u = conditional_modes(params, problem, u0)
-    z, eta = rows_at(problem, params, u)
-    rows = row_terms(problem, eta, params.phi)
-    observed = factorize(plan, assemble(plan, z, rows.weight))
 
-    def determinant_weight(point):
-        return determinant_weights(problem, point, params.phi)
+    def sums_of(part, _):
+        z, eta = rows_at(part, params, u)
+        rows = row_terms(part, eta, params.phi)
+        weights = [rows.weight]
+        if expected:
+            weights.append(determinant_weights(part, eta, params.phi))
+        return (jnp.sum(rows.value), [products_of_rows(part.plan, z, w) for w in weights]), ()
 
-    weight, slope = jax.jvp(determinant_weight, (eta,), (jnp.ones_like(eta),))
-    factor = observed
-    if problem.information == "expected":
-        factor = factorize(plan, assemble(plan, z, weight))
-    log_det, inverse = determinant(plan, factor)
-    v = row_products(plan, inverse, z)
-    h = leverages(z, v)
+    (value, products), _ = over_blocks(sums_of, problem)
+    matrices = [penalised_products(part) for part in products]
     # the modes move with the observed H, whatever weights the determinant has
-    pull = implicit_solve(plan, observed, z, rows.weight, adjoint(plan, z, 0.5 * h * slope))
-    fixed = Adjoints(u, h, pull, predictor(plan, z, pull), weight, rows.score, v)
-    return penalised(rows, u) + 0.5 * log_det, fixed
+    observed, *other = [factorize(plan, matrix) for matrix in matrices]
+    log_det, inverse = determinant(plan, other[0] if expected else observed)
+
+    def centre_of(part, _):
+        z, eta = rows_at(part, params, u)
+        slope = jax.jvp(
+            lambda point: determinant_weights(part, point, params.phi),
+            (eta,),
+            (jnp.ones_like(eta),),
+        )[1]
+        h = leverages(z, row_products(part.plan, inverse, z))
+        return adjoint(part.plan, z, 0.5 * h * slope), ()
+
+    centre, _ = over_blocks(centre_of, problem)
+    pull = implicit_solve(problem, params, u, observed, centre)
+    value = 0.5 * dot(u, u) - value + 0.5 * log_det
+    return value, Adjoints(u, inverse, pull), Hessians(observed, matrices[-1])
 
 
-def _surrogate(params: Params, problem: Problem, fixed: Adjoints) -> Array:
-    """Numbers (n,) the gradient of whose sum at the point of `fixed` is the approximation's."""
+def _surrogate(point: Params, params: Params, problem: Problem, fixed: Adjoints) -> Array:
+    """Numbers (n,) the gradient of whose sum in `point`, at `params`, is the approximation's."""
+    plan = problem.plan
     z, eta = rows_at(problem, params, fixed.u)
-    terms = row_terms(problem, eta, params.phi)
+    score = row_terms(problem, eta, params.phi).score
     weight = determinant_weights(problem, eta, params.phi)
-    pieces = -row_log_density(problem, eta, params.phi)
-    pieces += 0.5 * fixed.h * weight + fixed.row_pull * terms.score
-    pieces += fixed.score * predictor(problem.plan, z, fixed.pull)
-    for own, part in zip(fixed.v, z, strict=True):
-        pieces += jnp.sum(fixed.weight[None, :] * own * part, axis=0)
+    v = row_products(plan, fixed.inverse, z)
+    h, row_pull = leverages(z, v), predictor(plan, z, fixed.pull)
+
+    z, eta = rows_at(problem, point, fixed.u)
+    pieces = -row_log_density(problem, eta, point.phi)
+    pieces += 0.5 * h * determinant_weights(problem, eta, point.phi)
+    pieces += row_pull * row_terms(problem, eta, point.phi).score
+    pieces += score * predictor(plan, z, fixed.pull)
+    for own, part in zip(v, z, strict=True):
+        pieces += jnp.sum(weight[None, :] * own * part, axis=0)
     return pieces
 
 

@@ -16,15 +16,18 @@ import jax
 import jax.numpy as jnp
 
 from mixedlm_jax.arrays import Array, precise
+from mixedlm_jax.blocks import over_blocks
 from mixedlm_jax.elimination import (
+    Blocks,
     Effects,
     Factorization,
     Rows,
     adjoint,
-    assemble,
     factorize,
     is_definite,
+    penalised_products,
     predictor,
+    products_of_rows,
     solve,
 )
 from mixedlm_jax.plan import Plan
@@ -70,9 +73,24 @@ def penalised(rows: RowTerms, u: Effects) -> Array:
 
 def penalised_gradient(problem: Problem, params: Params, u: Effects) -> Effects:
     """grad_u g, per factor (k, levels)."""
-    z, eta = rows_at(problem, params, u)
-    score = row_terms(problem, eta, params.phi).score
-    return tuple(own - pull for own, pull in zip(u, adjoint(problem.plan, z, score), strict=True))
+
+    def pull_of(part, _):
+        z, eta = rows_at(part, params, u)
+        return adjoint(part.plan, z, row_terms(part, eta, params.phi).score), ()
+
+    pull, _ = over_blocks(pull_of, problem)
+    return _minus(u, pull)
+
+
+def factor_at(problem: Problem, params: Params, u: Effects) -> Factorization:
+    """H at effects u, factored."""
+
+    def products_of(part, _):
+        z, eta = rows_at(part, params, u)
+        return products_of_rows(part.plan, z, row_terms(part, eta, params.phi).weight), ()
+
+    products, _ = over_blocks(products_of, problem)
+    return factorize(problem.plan, penalised_products(products))
 
 
 @jax.custom_jvp
@@ -93,25 +111,30 @@ def _conditional_modes_jvp(primals, tangents):
         (params, problem),
         (tangents[0], tangents[1]),
     )[1]
-    z, eta = rows_at(problem, params, u)
-    weight = row_terms(problem, eta, params.phi).weight
-    factor = factorize(problem.plan, assemble(problem.plan, z, weight))
-    step = implicit_solve(problem.plan, factor, z, weight, pushed)
+    step = implicit_solve(problem, params, u, factor_at(problem, params, u), pushed)
     return u, tuple(-part for part in step)
 
 
 def implicit_solve(
-    plan: Plan, factor: Factorization, z: Rows, weight: Array, rhs: Effects
+    problem: Problem, params: Params, u: Effects, factor: Factorization, rhs: Effects
 ) -> Effects:
-    """H^-1 rhs, differentiable in z, weight and rhs through H itself, never through its factor."""
+    """H^-1 rhs, H at effects u and factored.
+
+    Differentiable in all but the factor through the products of H itself.
+    """
 
     def multiply(x):
-        pulled = adjoint(plan, z, weight * predictor(plan, z, x))
+        def pull_of(part, _):
+            z, eta = rows_at(part, params, u)
+            weight = row_terms(part, eta, params.phi).weight
+            return adjoint(part.plan, z, weight * predictor(part.plan, z, x)), ()
+
+        pulled, _ = over_blocks(pull_of, problem)
         return tuple(own + part for own, part in zip(x, pulled, strict=True))
 
     fixed = jax.lax.stop_gradient(factor)
     return jax.lax.custom_linear_solve(
-        multiply, rhs, lambda _, b: solve(plan, fixed, b), symmetric=True
+        multiply, rhs, lambda _, b: solve(problem.plan, fixed, b), symmetric=True
     )
 
 
@@ -125,13 +148,20 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
     fixed = fixed_predictor(problem, params.beta)
 
     def evaluate(u):
-        rows = row_terms(problem, fixed + predictor(plan, z, u), params.phi)
-        return penalised(rows, u), rows
+        def sums_of(part, known):
+            z, fixed = known
+            rows = row_terms(part, fixed + predictor(part.plan, z, u), params.phi)
+            pull = adjoint(part.plan, z, rows.score)
+            sums = jnp.sum(rows.value), pull, products_of_rows(part.plan, z, rows.weight)
+            return sums, () if part.family.log_concave else rows.weight
 
-    def direction(u, rows):
-        pull = adjoint(plan, z, rows.score)
-        downhill = tuple(part - own for own, part in zip(u, pull, strict=True))
-        factor, sound = _definite_factor(problem, z, rows.weight)
+        (value, pull, products), weight = over_blocks(sums_of, problem, (z, fixed))
+        return 0.5 * dot(u, u) - value, (pull, products, weight)
+
+    def direction(u, found):
+        pull, products, weight = found
+        downhill = _minus(pull, u)
+        factor, sound = _definite_factor(problem, z, weight, products)
         step = solve(plan, factor, downhill, rough=True)
         return step, 0.5 * dot(downhill, step), sound
 
@@ -203,6 +233,15 @@ class JointModes(NamedTuple):
     beta: Array
 
 
+class JointHessian(NamedTuple):
+    """The Hessian of g in (u, beta), factored: H, bordered by the fixed effects."""
+
+    factor: Factorization
+    coupling: Effects  # (Z Lambda)' W X, per factor (p, k, levels)
+    reduced: Effects  # H^-1 of it
+    information: Array  # X'WX - coupling' H^-1 coupling (p, p): beta's, given theta
+
+
 def joint_gradient(problem: Problem, theta: Array, phi: Array, point: JointModes) -> JointModes:
     """Gradient of g in u and beta."""
     params = Params(theta, point.beta, phi)
@@ -245,24 +284,41 @@ def _joint_modes_jvp(primals, tangents):
     return point, jax.tree.map(jnp.negative, step)
 
 
-class JointHessian(NamedTuple):
-    """The Hessian of g in (u, beta), factored: H, bordered by the fixed effects."""
+class JointProducts(NamedTuple):
+    """What the rows add to the joint Hessian of g in (u, beta)."""
 
-    factor: Factorization
+    effects: Blocks
     coupling: Effects  # (Z Lambda)' W X, per factor (p, k, levels)
-    reduced: Effects  # H^-1 of it
-    information: Array  # X'WX - coupling' H^-1 coupling (p, p): beta's, given theta
+    fixed: Array  # X'WX (p, p)
+
+    @classmethod
+    def of_rows(cls, problem: Problem, z: Rows, weight: Array) -> JointProducts:
+        """z: the rows of Z Lambda (per factor (k, n)). weight: their weights (n,)."""
+        plan, weighted = problem.plan, problem.X * weight[:, None]
+        return cls(
+            products_of_rows(plan, z, weight),
+            jax.vmap(lambda column: adjoint(plan, z, column), in_axes=1)(weighted),
+            weighted.T @ problem.X,
+        )
 
 
 def joint_hessian(problem: Problem, z: Rows, weight: Array) -> JointHessian:
-    """Factor the joint Hessian of g in (u, beta)."""
-    plan = problem.plan
-    factor, _ = _definite_factor(problem, z, weight)
-    weighted = problem.X * weight[:, None]
-    coupling = jax.vmap(lambda column: adjoint(plan, z, column), in_axes=1)(weighted)
-    p = problem.X.shape[1]
+    """Factor the joint Hessian of g in (u, beta); z, weight as in `JointProducts.of_rows`.
+
+    Where H is not positive definite its factor is that without negative weights.
+    """
+    products, _ = over_blocks(
+        lambda part, known: (JointProducts.of_rows(part, *known), ()), problem, (z, weight)
+    )
+    factor, _ = _definite_factor(problem, z, weight, products.effects)
+    return _bordered(problem.plan, factor, products)
+
+
+def _bordered(plan: Plan, factor: Factorization, products: JointProducts) -> JointHessian:
+    """The joint Hessian from H, factored, and what couples it to the fixed effects."""
+    coupling, p = products.coupling, len(products.fixed)
     reduced = jax.vmap(lambda rhs: solve(plan, factor, rhs), axis_size=p)(coupling)
-    information = weighted.T @ problem.X - sum(
+    information = products.fixed - sum(
         jnp.einsum("akl,bkl->ab", c, r) for c, r in zip(coupling, reduced, strict=True)
     )
     return JointHessian(factor, coupling, reduced, information)
@@ -293,20 +349,23 @@ def find_joint_modes(
     z = random_rows(problem, Params(theta, start.beta, phi))
 
     def evaluate(point):
-        eta = fixed_predictor(problem, point.beta) + predictor(problem.plan, z, point.u)
-        rows = row_terms(problem, eta, phi)
-        return penalised(rows, point.u), rows
+        def sums_of(part, z):
+            eta = fixed_predictor(part, point.beta) + predictor(part.plan, z, point.u)
+            rows = row_terms(part, eta, phi)
+            weight = rows.weight
+            if not part.family.log_concave:
+                weight = jnp.maximum(weight, 0.0)
+            pull = JointModes(adjoint(part.plan, z, rows.score), rows.score @ part.X)
+            return (jnp.sum(rows.value), pull, JointProducts.of_rows(part, z, weight)), ()
 
-    def direction(point, rows):
-        pull = adjoint(problem.plan, z, rows.score)
-        downhill = JointModes(
-            tuple(part - own for own, part in zip(point.u, pull, strict=True)),
-            rows.score @ problem.X,
-        )
-        weight = rows.weight
-        if not problem.family.log_concave:
-            weight = jnp.maximum(weight, 0.0)
-        step = solve_joint(problem, joint_hessian(problem, z, weight), downhill)
+        (value, pull, products), _ = over_blocks(sums_of, problem, z)
+        return 0.5 * dot(point.u, point.u) - value, (pull, products)
+
+    def direction(point, found):
+        pull, products = found
+        downhill = JointModes(_minus(pull.u, point.u), pull.beta)
+        factor = factorize(problem.plan, penalised_products(products.effects))
+        step = solve_joint(problem, _bordered(problem.plan, factor, products), downhill)
         gain = 0.5 * (dot(downhill.u, step.u) + jnp.sum(downhill.beta * step.beta))
         return step, gain, jnp.array(True)
 
@@ -314,15 +373,28 @@ def find_joint_modes(
     return _newton(evaluate, direction, start, origin, tolerance)
 
 
-def _definite_factor(problem: Problem, z: Rows, weight: Array) -> tuple[Factorization, Array]:
-    """A factor of H and True, or where H is not positive definite that without negative weights."""
+def _definite_factor(
+    problem: Problem, z: Rows, weight: Array, products: Blocks
+) -> tuple[Factorization, Array]:
+    """A factor of H and True, or where H is not positive definite that without negative weights.
 
-    def factor_of(weights):
-        return factorize(problem.plan, assemble(problem.plan, z, weights))
-
-    factor = factor_of(weight)
+    products: what the rows add to H. z, weight: of the rows, for families that may need them.
+    """
+    factor = factorize(problem.plan, penalised_products(products))
     if problem.family.log_concave:
         return factor, jnp.array(True)
+
+    def without_negative():
+        clipped, _ = over_blocks(
+            lambda part, known: (products_of_rows(part.plan, *known), ()),
+            problem,
+            (z, jnp.maximum(weight, 0.0)),
+        )
+        return factorize(problem.plan, penalised_products(clipped))
+
     sound = is_definite(factor)
-    definite = jax.lax.cond(sound, lambda: factor, lambda: factor_of(jnp.maximum(weight, 0.0)))
-    return definite, sound
+    return jax.lax.cond(sound, lambda: factor, without_negative), sound
+
+
+def _minus(a: Effects, b: Effects) -> Effects:
+    return tuple(own - part for own, part in zip(a, b, strict=True))

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.errors import ArgumentError
+from mixedlm_jax.hessian import laplace_hessian
 from mixedlm_jax.likelihood import (
     Evaluation,
     joint_laplace,
@@ -77,6 +79,26 @@ class Objective:
         """The value alone."""
         raise NotImplementedError
 
+    def hessian(self, problem: Problem, x: Array, aux: Any, at_once: int) -> Array:
+        """Hessian of the value in x (d, d), symmetric but for rounding.
+
+        at_once: how many columns are made together, where columns are what it is made of.
+        """
+
+        def gradient(point: Array) -> Array:
+            return self.evaluate(problem, point, aux)[1]
+
+        def along(direction: Array) -> Array:
+            return jax.jvp(gradient, (x,), (direction,))[1]
+
+        directions = jnp.eye(len(x), dtype=x.dtype)
+        if at_once >= len(x):
+            return jax.vmap(along)(directions)
+        if self.width(problem) > 1:  # a linearisation would keep what every node of a row gave
+            return jax.lax.map(along, directions, batch_size=at_once)
+        _, push = jax.linearize(gradient, x)
+        return jax.lax.map(push, directions, batch_size=at_once)
+
     def pieces(self, problem: Problem, params: Params, aux: Any) -> Callable[[Params], Array]:
         """A function to (n,) numbers whose gradients at a point add up to the objective's.
 
@@ -121,6 +143,14 @@ class LaplaceObjective(Objective):
         params = problem.split(x)
         return laplace(params, problem, aux) - log_prior(params, problem)
 
+    def hessian(self, problem, x, aux, at_once):
+        if problem.plan.unformed is not None:
+            return Objective.hessian(self, problem, x, aux, at_once)
+        found = laplace_hessian(problem.split(x), problem, aux)
+        if problem.prior is not None:
+            found -= jax.hessian(lambda x: log_prior(problem.split(x), problem))(x)
+        return found
+
     def pieces(self, problem, params, aux):
         return laplace_pieces(params, problem, aux)
 
@@ -156,6 +186,9 @@ class QuadratureObjective(LaplaceObjective):
     def value(self, problem, x, aux):
         params = problem.split(x)
         return quadrature(params, problem, aux, self.nAGQ) - log_prior(params, problem)
+
+    def hessian(self, problem, x, aux, at_once):
+        return Objective.hessian(self, problem, x, aux, at_once)
 
     def pieces(self, problem, params, aux):
         return quadrature_pieces(params, problem, aux, self.nAGQ)

@@ -35,6 +35,10 @@ _DENSE_WORK = 2.3
 # and its derivative terms.
 _PRODUCTS_PER_PROBE = 16
 
+# Rows of a block, at most: few enough for its arrays to stay in the cache, enough for the levels'
+# sums, which are added up block by block, to be the lesser part.
+_BLOCK_ROWS = 2**18
+
 _static = {"static": True}
 
 
@@ -92,6 +96,8 @@ class Plan:
     unformed: Any = None  # an `Unformed`; None: S is formed, or there is none
     # In how many rounds of all levels of the only factor the rows stand, in order; 0: they do not.
     rounds: int = field(default=0, metadata=_static)
+    # In how many blocks of one size sums over the rows are made (`blocks`); 0: all rows at once.
+    blocks: int = field(default=0, metadata=_static)
 
     @property
     def steps(self) -> list[tuple[int, int, Stage]]:
@@ -179,6 +185,20 @@ def with_rounds(plan: Plan) -> Plan:
     if rest or not np.array_equal(levels, np.tile(np.arange(size), rounds)):
         return plan
     return replace(plan, rounds=rounds)
+
+
+def in_blocks(plan: Plan, most: int = _BLOCK_ROWS) -> Plan:
+    """The plan whose rows are summed in blocks of at most so many, if there are more of them.
+
+    In the fewest of one size that will do. Not where factors cross, nor where the number of rows
+    has no divisor near enough: a `padded` design's has.
+    """
+    n = len(plan.levels[0]) if plan.levels else 0
+    if n <= most or plan.kept:
+        return plan
+    fewest = -(-n // most)
+    blocks = next((b for b in range(fewest, 4 * fewest) if n % b == 0), 0)
+    return replace(plan, blocks=blocks)
 
 
 def _is_formed(

@@ -163,11 +163,12 @@ def make_problem(
         [factor.Z.shape[0] for factor in design.factors],
         crossing,
     )
-    # a row of weight 0 may hold what the family cannot have; a derivative would be lost in it
-    row = np.where(design.weights > 0, np.arange(len(design.y)), np.argmax(design.weights > 0))
+    counted = design.weights > 0
+    first = np.argmax(counted)
     return Problem(
-        y=design.y[row],
-        trials=design.trials[row],
+        # a row of weight 0 may hold what the family cannot have; a derivative would be lost in it
+        y=np.where(counted, design.y, design.y[first]),
+        trials=np.where(counted, design.trials, design.trials[first]),
         weights=design.weights,
         offset=design.offset,
         X=design.X,

@@ -80,21 +80,8 @@ def modes_at(objective: Objective, problem: Problem, x: Array, aux: Any) -> Any:
 def exact_hessian(
     objective: Objective, problem: Problem, x: Array, aux: Any, at_once: int
 ) -> Array:
-    """Hessian of -log L in x (d, d), `at_once` columns at a time."""
-
-    def gradient(point):
-        return objective.evaluate(problem, point, aux)[1]
-
-    def along(direction):
-        return jax.jvp(gradient, (x,), (direction,))[1]
-
-    directions = jnp.eye(len(x), dtype=x.dtype)
-    if at_once >= len(x):
-        return jax.vmap(along)(directions)
-    if objective.width(problem) > 1:  # a linearisation would keep what every node of a row gave
-        return jax.lax.map(along, directions, batch_size=at_once)
-    _, push = jax.linearize(gradient, x)
-    return jax.lax.map(push, directions, batch_size=at_once)
+    """Hessian of -log L in x (d, d), `at_once` columns at a time; `Objective.hessian`."""
+    return objective.hessian(problem, x, aux, at_once)
 
 
 def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.ndarray:

@@ -26,16 +26,20 @@ from mixedlm_jax.arrays import Array
 from mixedlm_jax.elimination import (
     Effects,
     assemble,
-    factorize,
 )
 from mixedlm_jax.likelihood import Evaluation
-from mixedlm_jax.modes import conditional_modes, dot, implicit_solve, penalised_gradient
+from mixedlm_jax.modes import (
+    conditional_modes,
+    dot,
+    factor_at,
+    implicit_solve,
+    penalised_gradient,
+)
 from mixedlm_jax.problem import (
     Params,
     Problem,
     determinant_weights,
     row_log_density,
-    row_terms,
     rows_at,
 )
 from mixedlm_jax.small import small_cholesky, solve_lower, solve_upper
@@ -198,9 +202,6 @@ def quadrature_gradient(params: Params, problem: Problem, u0: Effects, n_nodes: 
     u = conditional_modes(params, problem, u0)
     both = jax.value_and_grad(quadrature_around, argnums=(0, 2))
     value, (direct, centre) = both(params, problem, u, n_nodes)
-    z, eta = rows_at(problem, params, u)
-    weight = row_terms(problem, eta, params.phi).weight
-    factor = factorize(problem.plan, assemble(problem.plan, z, weight))
-    pull = implicit_solve(problem.plan, factor, z, weight, centre)
+    pull = implicit_solve(problem, params, u, factor_at(problem, params, u), centre)
     moved = jax.grad(lambda point: dot(pull, penalised_gradient(problem, point, u)))(params)
     return Evaluation(value, jax.tree.map(jnp.subtract, direct, moved), u)

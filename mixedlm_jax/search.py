@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 
-from mixedlm_jax.climb import Outcome, climb, first_search, outcome_of
+from mixedlm_jax.climb import Outcome, climb, first_search, outcome_of, params_of
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.curvature import Curvature
-from mixedlm_jax.errors import Code
+from mixedlm_jax.errors import Code, DataError
+from mixedlm_jax.fewer import fewer_groups
+from mixedlm_jax.modes import JointModes
 from mixedlm_jax.objective import Objective
-from mixedlm_jax.problem import Params, Problem
+from mixedlm_jax.optimize import Search, begin
+from mixedlm_jax.problem import Params, Problem, zero_effects
 from mixedlm_jax.progress import Watch, unwatched
 from mixedlm_jax.rescue import without_derivatives, without_gradients
-from mixedlm_jax.start import SCORING_ROUNDS
+from mixedlm_jax.start import SCORING_ROUNDS, first_params
 from mixedlm_jax.verdict import MAX_GAIN
 
 # Where the response is bounded, a random effect that moves eta by more than this (one sd) says
@@ -35,7 +39,9 @@ def search_optimum(
 
     first_is_given: whether the first theta is somebody's, and the search has to begin there.
     """
-    search = first_search(objective, problem, first, 0 if first_is_given else SCORING_ROUNDS)
+    search = None if first_is_given else from_fewer_groups(objective, problem, control)
+    if search is None:
+        search = first_search(objective, problem, first, 0 if first_is_given else SCORING_ROUNDS)
     if control.optimizer == "bobyqa":
         begun = outcome_of(objective, problem, search)
         return replace(without_gradients(objective, begun, control, watch), reason="asked for")
@@ -48,6 +54,30 @@ def search_optimum(
     if outcome.finite:
         return replace(without_gradients(objective, outcome, control, watch), reason=reason)
     return replace(without_derivatives(objective, outcome, first, control, watch), reason=reason)
+
+
+def from_fewer_groups(
+    objective: Objective, problem: Problem, control: GlmerControl
+) -> Search | None:
+    """A search that begins at the optimum of `fewer_groups`, None where there is no such thing."""
+    whole = jax.device_get(problem)
+    few = fewer_groups(whole)
+    if few is None:
+        return None
+    try:
+        first = first_params(few, None)
+    except DataError:
+        return None
+    few = jax.device_put(few)
+    search = first_search(objective, few, first, SCORING_ROUNDS)
+    outcome = climb(objective, few, search, control, control.maxfun)
+    if not outcome.finite or not outcome.verdict().ok or looks_odd(outcome):
+        return None
+    params, _ = params_of(objective, outcome)
+    modes = JointModes(zero_effects(whole), params.beta)
+    share = np.count_nonzero(few.weights) / np.count_nonzero(whole.weights)
+    metric = share * Curvature.of(outcome.hessian).metric()
+    return begin(objective.x_of(params), objective.aux_of(modes), metric)
 
 
 def _acceptable(outcome: Outcome) -> bool:

@@ -29,6 +29,8 @@ from mixedlm_jax.scoring import level_sums, scored
 
 # Joint modes to start from need not be exact: log-likelihood units a further step would gain.
 _ROUGH = 1e-1
+# Rows, evenly spaced, that a first beta is fitted to, at most about so many.
+_FIRST_ROWS = 2**16
 # The information of a parameter is taken to be no less.
 LEAST_INFORMATION = 1e-3
 # Rounds of scoring that improve a first theta which nobody gave.
@@ -112,18 +114,23 @@ def _first_size(problem: Problem, phi: Array) -> Array:
 
 def _first_beta(problem: Problem) -> np.ndarray:
     """Least squares for the link of a mean near each y, or for a constant predictor."""
-    family, y, trials = problem.family, np.asarray(problem.y), np.asarray(problem.trials)
-    weight = np.asarray(problem.weights) * trials
-    X = np.asarray(problem.X)
+    family, offset = problem.family, np.asarray(problem.offset)
+    counted = np.asarray(problem.weights) > 0
+    some = np.flatnonzero(counted)
+    some = some[:: -(-len(some) // _FIRST_ROWS)]
+    arrays = (problem.y, problem.trials, problem.weights, problem.X)
+    y, trials, weights, X = (np.asarray(values)[some] for values in arrays)
+    weight = weights * trials
     rms = np.sqrt(np.einsum("ij,ij->j", X, X) / len(X))
+    rms = np.where(rms > 0.0, rms, 1.0)  # a rare level's column may be 0 in these rows
     weighted = X * weight[:, None]
     gram = (weighted.T @ X) / np.outer(rms, rms)
     per_row = family.start_mean(y, trials)
     pooled = np.full_like(y, np.average(per_row, weights=weight))
     for mu in (per_row, pooled):
-        target = link(family, mu) - problem.offset
+        target = link(family, mu) - offset[some]
         beta = np.linalg.lstsq(gram, weighted.T @ target / rms, rcond=None)[0] / rms
-        if np.all(in_domain(family, fixed_predictor(problem, beta))[weight > 0]):
+        if np.all(in_domain(family, fixed_predictor(problem, beta))[counted]):
             return beta
     raise DataError(
         f"no starting fixed effects were found that keep every row inside the domain of the "

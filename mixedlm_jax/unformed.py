@@ -66,19 +66,20 @@ class SparseCorner(NamedTuple):
 
     @classmethod
     def of_rows(cls, plan: Plan, z: tuple[Array, ...], w: Array) -> SparseCorner:
-        """The corner of H; z the rows of Z Lambda, w the weights."""
-        totals = [
-            partial(sum_by, index=plan.levels[s], size=plan.n_levels[s]) for s in plan.kept
-        ]
+        """What the rows add to the corner of H; z those of Z Lambda, w their weights."""
+        totals = [partial(sum_by, index=plan.levels[s], size=plan.n_levels[s]) for s in plan.kept]
         own = tuple(
-            plus_identity(gram(z[s], z[s] * w[None, :], total))
-            for s, total in zip(plan.kept, totals, strict=True)
+            gram(z[s], z[s] * w[None, :], total) for s, total in zip(plan.kept, totals, strict=True)
         )
         cells = tuple(
             sum_by(cross(z[s] * w[None, :], z[t]), cell.of_row, len(cell.first))
             for (s, t), cell in zip(combinations(plan.kept, 2), plan.unformed.cells, strict=True)
         )
         return cls(own, cells)
+
+    def plus_identity(self) -> SparseCorner:
+        """The corner with the identity added."""
+        return self._replace(own=tuple(map(plus_identity, self.own)))
 
     def eliminated(self, plan: Plan, edges: tuple[Array, ...]) -> SparseFactor:
         """What S is known by. edges: E_c per chain factor."""
