@@ -19,6 +19,8 @@ _SMALL_ROWS = 8192
 _SMALL_LEVELS = 64
 # Many fits of one design spend their time in the arithmetic of its rows.
 _SMALL_LANES = 16
+# What is known of so many levels fills a cache: their rows are put in order.
+_MANY_LEVELS = 2**17
 # Rounds of all levels may be so many times as many slots as rows, of as many sizes an octave.
 _MOST_SLOTS = 1.125
 _LEVEL_SIZES = 16
@@ -58,12 +60,37 @@ def filled_rows(values: np.ndarray, size: int, axis: int = -1) -> np.ndarray:
     return np.concatenate([values, *copies], axis=axis)
 
 
-def padded(design: Design) -> Design:
-    """The design filled up to buckets, with copies of its first rows that have weight 0."""
+def row_order(design: Design) -> np.ndarray | None:
+    """The rows of a design by the level of its largest factor (n,), None where that is no gain.
+
+    What is looked up by level, row after row, is then near to what was looked up before. That pays
+    where the levels do not fit into the processor's cache. Levels that stand near to each other in
+    the order of their numbers may be mixed.
+    """
+    if not design.factors:
+        return None
+    factor = max(design.factors, key=lambda factor: factor.n_levels)
+    if factor.n_levels < _MANY_LEVELS:
+        return None
+    wide = max(int(factor.n_levels).bit_length() - 16, 0)
+    # numbers of 16 bits are sorted by counting
+    return np.argsort((factor.levels >> wide).astype(np.uint16), kind="stable")
+
+
+def padded(design: Design, order: np.ndarray | None = None) -> Design:
+    """The design filled up to buckets, with copies of its first rows that have weight 0.
+
+    order: of the rows, where that is not the one they stand in.
+    """
     n, size = len(design.y), row_bucket(len(design.y))
+    row = None if order is None else filled_rows(order, size)
 
     def take(values: np.ndarray, axis: int = -1) -> np.ndarray:
-        return filled_rows(values, size, axis)
+        if row is None:
+            return filled_rows(values, size, axis)
+        if values.ndim == 1 and np.all(values == values[0]):
+            return np.full(size, values[0])
+        return np.take(values, row, axis)
 
     levels = tuple((take(factor.levels), bucket(factor.n_levels)) for factor in design.factors)
     return _laid_out(design, take, np.arange(size) < n, levels)

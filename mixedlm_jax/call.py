@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mixedlm_jax.buckets import padded
+from mixedlm_jax.buckets import padded, row_order
 from mixedlm_jax.control import GlmerControl
 from mixedlm_jax.design import Design, Labels, build
 from mixedlm_jax.dispersion import DISPERSION
@@ -142,13 +142,14 @@ class Call:
         control = self.control or GlmerControl()
         start = _start(start)
         check_verbose(verbose)
+        order = row_order(design)
         with single_blas_thread(), jax.enable_x64(True):
-            problem = self.problem(padded(design))
+            problem = self.problem(padded(design, order))
             with progress(verbose, lambda: float(problem.log_base)) as watch:
                 fit = fit_problem(
                     problem, nAGQ=int(self.nAGQ), control=control, start=start, watch=watch
                 )
-        fit = trimmed(fit, design)
+        fit = trimmed(fit, design, order)
         return with_dispersion(design, self.family, fit) if self.family.is_quasi else fit
 
 

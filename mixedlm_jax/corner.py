@@ -56,18 +56,35 @@ class DenseCorner(NamedTuple):
 
     def scaled(self, plan: Plan, factors: Sequence[Array]) -> DenseCorner:
         """Lambda' times the corner times Lambda; factors: per grouping factor (k, k)."""
-        matrix, places = self.matrix, list(zip(plan.kept, plan.offsets, strict=False))
         rows = []
-        for s, at_s in places:
+        for s in plan.kept:
             row = []
-            for t, at_t in places:
-                shape = (plan.n_effects[s], plan.n_levels[s], plan.n_effects[t], plan.n_levels[t])
-                end_s, end_t = at_s + shape[0] * shape[1], at_t + shape[2] * shape[3]
-                block = matrix[at_s:end_s, at_t:end_t].reshape(shape)
+            for t in plan.kept:
+                block = self._block(plan, s, t)
                 block = jnp.einsum("ab,amcn,cd->bmdn", factors[s], block, factors[t])
-                row.append(block.reshape((end_s - at_s, end_t - at_t)))
+                row.append(block.reshape((block.shape[0] * block.shape[1], -1)))
             rows.append(row)
         return DenseCorner(jnp.block(rows))
+
+    def trace_terms(self, plan: Plan, other: DenseCorner) -> list[tuple[int, int, Array]]:
+        """The corner's part of `elimination.trace_terms`."""
+        return [
+            (
+                s,
+                t,
+                jnp.einsum("bmdn,amcn->abcd", self._block(plan, s, t), other._block(plan, s, t)),
+            )
+            for s in plan.kept
+            for t in plan.kept
+        ]
+
+    def _block(self, plan: Plan, s: int, t: int) -> Array:
+        """The part of two kept factors (k_s, levels_s, k_t, levels_t)."""
+        i, j = plan.kept.index(s), plan.kept.index(t)
+        rows = slice(plan.offsets[i], plan.offsets[i + 1])
+        columns = slice(plan.offsets[j], plan.offsets[j + 1])
+        shape = (plan.n_effects[s], plan.n_levels[s], plan.n_effects[t], plan.n_levels[t])
+        return self.matrix[rows, columns].reshape(shape)
 
     def eliminated(self, plan: Plan, edges: tuple[Array, ...]) -> DenseFactor:
         """S, factored; nan where it is not positive definite. edges: E_c per chain factor."""

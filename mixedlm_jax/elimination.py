@@ -173,15 +173,20 @@ def _between_factors(left: Array, blocks: Array, right: Array) -> Array:
     return jnp.sum(half[:, :, None, :] * right[None, :, :, None], axis=1)
 
 
+def _border_of(plan: Plan, edge: Any, s: int, entries: Array) -> Array:
+    """The entries of a border that belong to kept factor s, as blocks (k, k_s, pairs)."""
+    i, k = plan.kept.index(s), plan.n_effects[s]
+    base, m = edge.base[i], edge.n_pairs[i]
+    return entries[:, base : base + k * m].reshape((-1, k, m))
+
+
 def _scaled_border(
     plan: Plan, edge: Any, own: Array, factors: Sequence[Array], entries: Array
 ) -> Array:
-    parts = []
-    for s, base, m in zip(plan.kept, edge.base, edge.n_pairs, strict=True):
-        k = plan.n_effects[s]
-        block = entries[:, base : base + k * m].reshape((-1, k, m))
-        parts.append(_between_factors(own, block, factors[s]).reshape((-1, k * m)))
-    return jnp.concatenate(parts, axis=1)
+    parts = [
+        _between_factors(own, _border_of(plan, edge, s, entries), factors[s]) for s in plan.kept
+    ]
+    return jnp.concatenate([part.reshape((len(part), -1)) for part in parts], axis=1)
 
 
 def _assemble_border(plan: Plan, border: Any, weighted: Array, z: Rows) -> Array:
@@ -404,9 +409,8 @@ def row_products(plan: Plan, inv: Blocks, z: Rows) -> Rows:
         if stage.border is None:
             continue
         edge = stage.border
-        for s, pair, base, m in zip(plan.kept, edge.row_pair, edge.base, edge.n_pairs, strict=True):
-            k = plan.n_effects[s]
-            block = inv.border[c][:, base : base + k * m].reshape((-1, k, m))[:, :, pair]
+        for s, pair in zip(plan.kept, edge.row_pair, strict=True):
+            block = _border_of(plan, edge, s, inv.border[c])[:, :, pair]
             v[f] += apply(block, z[s])
             v[s] += apply(jnp.swapaxes(block, 0, 1), z[f])
     if inv.corner is not None:
@@ -461,12 +465,41 @@ def leverages(z: Rows, v: Rows) -> Array:
     return row_dot(z, v)
 
 
-def trace(a: Blocks, b: Blocks) -> Array:
-    """tr(A B) of two symmetric matrices, one of which is 0 off the pattern of H. S is formed."""
+def traces(a: Blocks, b: Blocks) -> Array:
+    """tr(A_i B_j) (d, d) of symmetric matrices of which either is 0 off the pattern of H.
+
+    a, b: of d matrices each, on a first axis of all their arrays. S is formed.
+    """
 
     def total(those: Any, others: Any) -> Array:
-        parts = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), those, others))
+        def products(x: Array, y: Array) -> Array:
+            return x.reshape((len(x), -1)) @ y.reshape((len(y), -1)).T
+
+        parts = jax.tree.leaves(jax.tree.map(products, those, others))
         return sum(parts, jnp.zeros(()))
 
     off = total((a.coupling, a.border), (b.coupling, b.border))
     return total((a.diagonal, a.corner), (b.diagonal, b.corner)) + 2.0 * off
+
+
+def trace_terms(plan: Plan, a: Blocks, b: Blocks) -> list[tuple[int, int, Array]]:
+    """What tr(A Lambda' B Lambda) is of Lambda: numbers of two factors and their part of it.
+
+    A part T (k_f, k_f, k_g, k_g) adds sum T_abcd Lambda_f,ab Lambda_g,cd. S is formed.
+    """
+    terms = []
+    for c, f, stage in plan.steps:
+        terms.append((f, f, _over_levels(a.diagonal[c], b.diagonal[c])))
+        for i, g in enumerate(plan.chain[c + 1 :]):
+            terms.append((f, g, 2.0 * _over_levels(a.coupling[c][i], b.coupling[c][i])))
+        edge = stage.border
+        for s in plan.kept if edge is not None else ():
+            blocks = (_border_of(plan, edge, s, part.border[c]) for part in (a, b))
+            terms.append((f, s, 2.0 * _over_levels(*blocks)))
+    if a.corner is not None:
+        terms += a.corner.trace_terms(plan, b.corner)  # type: ignore[union-attr,arg-type]
+    return terms
+
+
+def _over_levels(a: Array, b: Array) -> Array:
+    return jnp.einsum("bdm,acm->abcd", a, b)

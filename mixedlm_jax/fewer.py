@@ -33,7 +33,9 @@ def fewer_groups(problem: Problem) -> Problem | None:
         return None
     coarsest = plan.levels[plan.chain[-1]]
     counted = problem.weights > 0
-    sizes = np.bincount(coarsest[counted], minlength=plan.n_levels[plan.chain[-1]])
+    n_levels = plan.n_levels[plan.chain[-1]]
+    sizes = np.bincount(coarsest, minlength=n_levels)
+    sizes -= np.bincount(coarsest[~counted], minlength=n_levels)
     order = np.random.default_rng(0).permutation(np.flatnonzero(sizes))
     drawn = order[np.cumsum(sizes[order]) <= _FEW_ROWS]
     if len(drawn) < _LEAST_GROUPS:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import jax
 import numpy as np
@@ -95,33 +97,36 @@ def fit_problem(
     objective.check(problem)
     begun = begin_fit(problem, start)
     outcome = search_optimum(
-        objective,
-        begun.problem,
-        begun.first,
-        control,
-        watch,
-        first_is_given="theta" in (start or {}),
+        objective, begun.problem, lambda: begun.first, control, watch, given=frozenset(start or ())
     )
     return finish_fit(objective, problem, begun, outcome, nAGQ=nAGQ, control=control)
 
 
-class Begun(NamedTuple):
-    """Where a search begins: the problem it is made in, rough parameters, and `conditioned`'s way
-    back to the reported beta.
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """Where a search begins: the problem it is made in, and `conditioned`'s way back to the
+    reported beta (p, p).
     """
 
     problem: Problem
-    first: Params
     back: np.ndarray
+    rough: Callable[[], Params]
+
+    @cached_property
+    def first(self) -> Params:
+        """Rough parameters in the search's coordinates (NumPy). Raises as `first_params` does."""
+        first = self.rough()
+        return first._replace(beta=np.linalg.solve(self.back, first.beta))
 
 
 def begin_fit(problem: Problem, start: dict | None = None) -> Begun:
     """What a search needs; start as in `fit_problem`."""
     host = jax.device_get(problem)  # on a processor these are the same arrays
-    first = first_params(host, start)
     searched, back = conditioned(problem)
-    first = first._replace(beta=np.linalg.solve(back, first.beta))
-    return Begun(jax.device_put(searched), first, back)
+    begun = Begun(jax.device_put(searched), back, lambda: first_params(host, start))
+    if start:
+        begun.first  # noqa: B018  what cannot be started from is refused now
+    return begun
 
 
 def finish_fit(
@@ -187,12 +192,17 @@ def finish_fit(
     )
 
 
-def trimmed(fit: Fit, design: Design) -> Fit:
-    """The fit of a `padded` design without what was added to the design."""
+def trimmed(fit: Fit, design: Design, order: np.ndarray | None = None) -> Fit:
+    """The fit of a `padded` design without what was added, rows as they stand in the design."""
     sizes = [factor.n_levels for factor in design.factors]
+    eta = fit.eta[: len(design.y)]
+    if order is not None:
+        given = np.empty_like(eta)
+        given[order] = eta
+        eta = given
     return replace(
         fit,
-        eta=fit.eta[: len(design.y)],
+        eta=eta,
         u=tuple(part[:, :size] for part, size in zip(fit.u, sizes, strict=True)),
         b=tuple(part[:, :size] for part, size in zip(fit.b, sizes, strict=True)),
     )
@@ -209,8 +219,9 @@ def conditioned(problem: Problem) -> tuple[Problem, np.ndarray]:
     p = X.shape[1]
     if problem.prior is not None:
         return problem, np.eye(p)
-    scale = np.sqrt(np.einsum("ij,ij->j", X, X) / len(X))
-    gram = (X.T @ X) / len(X) / np.outer(scale, scale)
+    gram = (X.T @ X) / len(X)
+    scale = np.sqrt(np.diagonal(gram))
+    gram /= np.outer(scale, scale)
     if p == 0 or np.linalg.cond(gram) < _COLLINEAR:
         return problem, np.eye(p)
     basis, triangle = np.linalg.qr(X / scale)
@@ -308,9 +319,10 @@ def _at_an_end(problem: Problem, fixed_mean: np.ndarray) -> bool:
     """Whether the fixed effects alone put a response at an end of its range all but there."""
     y, trials = np.asarray(problem.y), np.asarray(problem.trials)
     low, high = problem.family.bounds(trials)
-    if not (np.any(np.isfinite(low)) or np.any(np.isfinite(high))):
-        return False
     mean = trials * fixed_mean
-    reached = ((y <= low) & (mean - low < ALL_BUT)) | ((y >= high) & (high - mean < ALL_BUT))
+    near_low, near_high = mean - low < ALL_BUT, high - mean < ALL_BUT
+    if not (np.any(near_low) or np.any(near_high)):
+        return False
+    reached = ((y <= low) & near_low) | ((y >= high) & near_high)
     used = (np.asarray(problem.weights) > 0) & (trials > 0)
     return bool(np.any(reached & used))

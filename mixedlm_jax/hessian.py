@@ -36,10 +36,10 @@ from mixedlm_jax.elimination import (
     scaled,
     selected_inverse,
     solve,
-    trace,
+    trace_terms,
+    traces,
 )
 from mixedlm_jax.likelihood import adjoints
-from mixedlm_jax.modes import dot
 from mixedlm_jax.problem import (
     Params,
     Problem,
@@ -85,17 +85,6 @@ def laplace_hessian(params: Params, problem: Problem, u0: Effects) -> Array:
         """H, but for the identity."""
         return scaled(plan, factors_at(way), _plus(rows.products, way, rows.products_along))
 
-    def by_level(way: Array) -> Array:
-        """What L's second derivative has besides that of the rows."""
-        factors, u = factors_at(way), _plus(fixed.u, way, moves)
-        pull = _plus(pulls.at, way, rows.pulls_along)
-        return (
-            0.5 * dot(u, u)
-            + dot(rows.slope, _times(factors, u))
-            + dot(pull, _times(factors, fixed.pull))
-            + 0.5 * trace(fixed.inverse, matrix(way))
-        )
-
     def turned(tangent: Blocks) -> Blocks:
         """The tangent of H^-1 on its pattern that belongs to one of H."""
 
@@ -104,18 +93,44 @@ def laplace_hessian(params: Params, problem: Problem, u0: Effects) -> Array:
 
         return jax.jvp(inverse, (hessians.determinant,), (tangent,))[1]
 
-    def trace_with(tangent: Blocks) -> Array:
-        return jax.vmap(lambda inverse: trace(tangent, inverse), axis_size=d)(inverses)
+    def with_inverse(products: Blocks) -> list[Array]:
+        return [term for _, _, term in trace_terms(plan, fixed.inverse, products)]
+
+    pairs = [(f, g) for f, g, _ in trace_terms(plan, fixed.inverse, rows.products)]
+    terms = with_inverse(rows.products), jax.vmap(with_inverse, axis_size=d)(rows.products_along)
+    linear = _outer(rows.slope, fixed.u), _outer(pulls.at, fixed.pull)
+    linear_along = (
+        jax.vmap(lambda u: _outer(rows.slope, u), axis_size=d)(moves),
+        jax.vmap(lambda pull: _outer(pull, fixed.pull), axis_size=d)(rows.pulls_along),
+    )
+
+    def of_factors(way: Array) -> Array:
+        """What L's second derivative has of Lambda: slope' Lambda u + (Z's)' Lambda lambda, and
+        tr(H^-1 Lambda' Z'WZ Lambda) / 2.
+        """
+        factors = factors_at(way)
+        value = jnp.zeros((), way.dtype)
+        for part in _plus(linear, way, linear_along):
+            value += sum(jnp.sum(own * factor) for own, factor in zip(part, factors, strict=True))
+        for (f, g), term in zip(pairs, _plus(terms[0], way, terms[1]), strict=True):
+            value += 0.5 * jnp.einsum("abcd,ab,cd->", term, factors[f], factors[g])
+        return value
 
     tangents = along(matrix)
     inverses = jax.vmap(turned, axis_size=d)(tangents)
-    traces = jax.vmap(trace_with, axis_size=d)(tangents)
-    return rows.second + jax.hessian(by_level)(jnp.zeros_like(flat)) + 0.5 * traces
+    penalty = sum(jnp.einsum("akl,bkl->ab", move, move) for move in moves)
+    by_factors = jax.hessian(of_factors)(jnp.zeros_like(flat))
+    return rows.second + by_factors + penalty + 0.5 * traces(tangents, inverses)
 
 
 def _times(factors: Any, effects: Effects) -> Effects:
     """A matrix of each grouping factor (k, k) times the effects of its levels (k, levels)."""
     return tuple(factor @ own for factor, own in zip(factors, effects, strict=True))
+
+
+def _outer(a: Effects, b: Effects) -> list[Array]:
+    """Sums over the levels of a b', per factor (k, k)."""
+    return [own @ part.T for own, part in zip(a, b, strict=True)]
 
 
 def _plus(at: Any, way: Array, along: Any) -> Any:

@@ -35,8 +35,8 @@ _DENSE_WORK = 2.3
 # and its derivative terms.
 _PRODUCTS_PER_PROBE = 16
 
-# Rows of a block, at most: few enough for its arrays to stay in the cache, enough for the levels'
-# sums, which are added up block by block, to be the lesser part.
+# Rows of a block, at most: its arrays stay in the cache. Or as many as there are levels, whose sums
+# are added up block by block.
 _BLOCK_ROWS = 2**18
 
 _static = {"static": True}
@@ -187,13 +187,14 @@ def with_rounds(plan: Plan) -> Plan:
     return replace(plan, rounds=rounds)
 
 
-def in_blocks(plan: Plan, most: int = _BLOCK_ROWS) -> Plan:
-    """The plan whose rows are summed in blocks of at most so many, if there are more of them.
+def in_blocks(plan: Plan) -> Plan:
+    """The plan whose rows are summed in blocks, if they are many and no factors cross.
 
-    In the fewest of one size that will do. Not where factors cross, nor where the number of rows
-    has no divisor near enough: a `padded` design's has.
+    In the fewest of one size that are small enough, if there is such a number: the rows of a
+    `padded` design have one.
     """
     n = len(plan.levels[0]) if plan.levels else 0
+    most = max(_BLOCK_ROWS, *plan.n_levels) if plan.levels else n
     if n <= most or plan.kept:
         return plan
     fewest = -(-n // most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Set
 from dataclasses import replace
 
 import jax
@@ -29,31 +30,35 @@ ODD_SD = 8.0
 def search_optimum(
     objective: Objective,
     problem: Problem,
-    first: Params,
+    first: Callable[[], Params],
     control: GlmerControl,
     watch: Watch = unwatched,
     *,
-    first_is_given: bool = False,
+    given: Set[str] = frozenset(),
 ) -> Outcome:
     """The optimum from rough parameters, by gradients, or without them where those fail.
 
-    first_is_given: whether the first theta is somebody's, and the search has to begin there.
+    first: gives these, and is asked where they are needed. given: which of them, "theta", "beta"
+    and "phi", are somebody's: the search begins there.
     """
-    search = None if first_is_given else from_fewer_groups(objective, problem, control)
+    search = None
+    if not given and control.optimizer == "bfgs":
+        search = from_fewer_groups(objective, problem, control)
     if search is None:
-        search = first_search(objective, problem, first, 0 if first_is_given else SCORING_ROUNDS)
+        rounds = 0 if "theta" in given else SCORING_ROUNDS
+        search = first_search(objective, problem, first(), rounds)
     if control.optimizer == "bobyqa":
         begun = outcome_of(objective, problem, search)
         return replace(without_gradients(objective, begun, control, watch), reason="asked for")
     outcome = climb(objective, problem, search, control, control.maxfun, watch)
     if outcome.stopped != "limit" and looks_odd(outcome):
-        outcome = second_start(objective, outcome, first, control, watch)
+        outcome = second_start(objective, outcome, first(), control, watch)
     if outcome.stopped == "limit" or _acceptable(outcome):
         return outcome
     reason = f"the gradient path failed ({outcome.stopped})"
     if outcome.finite:
         return replace(without_gradients(objective, outcome, control, watch), reason=reason)
-    return replace(without_derivatives(objective, outcome, first, control, watch), reason=reason)
+    return replace(without_derivatives(objective, outcome, first(), control, watch), reason=reason)
 
 
 def from_fewer_groups(

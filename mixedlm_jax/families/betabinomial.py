@@ -12,7 +12,7 @@ import numpy as np
 from mixedlm_jax.families.base import LIMIT, Family, Parameter, named, require_successes
 from mixedlm_jax.families.beta import beta_log_odds
 from mixedlm_jax.families.draws import binomial
-from mixedlm_jax.families.loggamma import log_rising
+from mixedlm_jax.families.loggamma import log_choose, log_rising
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class BetaBinomial(Family):
         )
 
     def log_base_measure(self, y, trials):
-        lgamma = jax.lax.lgamma
-        return lgamma(trials + 1.0) - lgamma(y + 1.0) - lgamma(trials - y + 1.0)
+        return log_choose(trials, y)
 
     def sample(self, key, eta, phi, trials, precision):
         (log_phi,) = self.coordinates(phi)

@@ -11,6 +11,7 @@ import numpy as np
 
 from mixedlm_jax.families.base import Family, require_successes, xlogy
 from mixedlm_jax.families.draws import binomial
+from mixedlm_jax.families.loggamma import log_choose
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class Binomial(Family):
         return self.link.bernoulli(y, trials, eta)
 
     def log_base_measure(self, y, trials):
-        lgamma = jax.lax.lgamma
-        return lgamma(trials + 1.0) - lgamma(y + 1.0) - lgamma(trials - y + 1.0)
+        return log_choose(trials, y)
 
     def sample(self, key, eta, phi, trials, precision):
         failure = jnp.exp(self.link.log_complement(eta))

@@ -153,3 +153,23 @@ def _split(y: Array, log_r: Array) -> tuple[Array, Array, Array]:
     small = y < 0.25 * r
     ratio = jnp.where(small, y, 0.0) / jnp.where(small, r, 1.0)
     return small, ratio, jnp.log(y + r) - log_r
+
+
+@jax.custom_jvp
+def log_choose(n: Array, k: Array) -> Array:
+    """log of n over k, elementwise, with derivatives in both as continuous variables.
+
+    All of single trials are 0, and known without a gamma function.
+    """
+    single = jnp.all((n <= 1.0) & ((k == 0.0) | (k == n)))
+    return jax.lax.cond(single, lambda: jnp.zeros_like(n - k), lambda: _log_choose(n, k))
+
+
+@log_choose.defjvp
+def _log_choose_jvp(primals, tangents):
+    return log_choose(*primals), jax.jvp(_log_choose, primals, tangents)[1]
+
+
+def _log_choose(n: Array, k: Array) -> Array:
+    lgamma = jax.lax.lgamma
+    return lgamma(n + 1.0) - lgamma(k + 1.0) - lgamma(n - k + 1.0)
