@@ -72,6 +72,8 @@ def row_order(design: Design) -> np.ndarray | None:
     factor = max(design.factors, key=lambda factor: factor.n_levels)
     if factor.n_levels < _MANY_LEVELS:
         return None
+    if np.all(factor.levels[1:] >= factor.levels[:-1]):
+        return None  # they stand so already
     wide = max(int(factor.n_levels).bit_length() - 16, 0)
     # numbers of 16 bits are sorted by counting
     return np.argsort((factor.levels >> wide).astype(np.uint16), kind="stable")
@@ -88,8 +90,9 @@ def padded(design: Design, order: np.ndarray | None = None) -> Design:
     def take(values: np.ndarray, axis: int = -1) -> np.ndarray:
         if row is None:
             return filled_rows(values, size, axis)
-        if values.ndim == 1 and np.all(values == values[0]):
-            return np.full(size, values[0])
+        first = np.take(values, [0], axis)
+        if np.all(values == first):  # offsets, weights and intercepts often are
+            return np.repeat(first, size, axis)
         return np.take(values, row, axis)
 
     levels = tuple((take(factor.levels), bucket(factor.n_levels)) for factor in design.factors)

@@ -146,10 +146,13 @@ def climb(
     control: GlmerControl,
     budget: int,
     watch: Watch = unwatched,
+    *,
+    source: str = "pirls",
 ) -> Outcome:
     """Quasi-Newton search, then Newton's method with the exact Hessian until that settles it.
 
-    budget: evaluations it may spend. watch: is told of each.
+    budget: evaluations it may spend. watch: is told of each. source: where the search comes from,
+    the first stage of the path.
     """
 
     def steps(state: Search, tol: float, most: int) -> tuple[Search, int]:
@@ -185,7 +188,7 @@ def climb(
         hessian=hessian,
         stopped=stopped,
         evaluations=used,
-        path=("pirls", "bfgs") + ("newton",) * bool(rounds),
+        path=(source, "bfgs") + ("newton",) * bool(rounds),
     )
     return _on_boundary(objective, outcome) if outcome.finite and used < budget else outcome
 

@@ -66,17 +66,14 @@ class DenseCorner(NamedTuple):
             rows.append(row)
         return DenseCorner(jnp.block(rows))
 
-    def trace_terms(self, plan: Plan, other: DenseCorner) -> list[tuple[int, int, Array]]:
+    def trace_terms(self, plan: Plan, other: DenseCorner) -> dict[tuple[int, int], Array]:
         """The corner's part of `elimination.trace_terms`."""
-        return [
-            (
-                s,
-                t,
-                jnp.einsum("bmdn,amcn->abcd", self._block(plan, s, t), other._block(plan, s, t)),
-            )
-            for s in plan.kept
-            for t in plan.kept
-        ]
+        terms = {}
+        for s in plan.kept:
+            for t in plan.kept:
+                blocks = self._block(plan, s, t), other._block(plan, s, t)
+                terms[s, t] = jnp.einsum("bmdn,amcn->abcd", *blocks)
+        return terms
 
     def _block(self, plan: Plan, s: int, t: int) -> Array:
         """The part of two kept factors (k_s, levels_s, k_t, levels_t)."""

@@ -482,22 +482,22 @@ def traces(a: Blocks, b: Blocks) -> Array:
     return total((a.diagonal, a.corner), (b.diagonal, b.corner)) + 2.0 * off
 
 
-def trace_terms(plan: Plan, a: Blocks, b: Blocks) -> list[tuple[int, int, Array]]:
-    """What tr(A Lambda' B Lambda) is of Lambda: numbers of two factors and their part of it.
+def trace_terms(plan: Plan, a: Blocks, b: Blocks) -> dict[tuple[int, int], Array]:
+    """What tr(A Lambda' B Lambda) is of Lambda, S being formed: a part for two factors f and g.
 
-    A part T (k_f, k_f, k_g, k_g) adds sum T_abcd Lambda_f,ab Lambda_g,cd. S is formed.
+    Part T (k_f, k_f, k_g, k_g) adds sum T_abcd Lambda_f,ab Lambda_g,cd.
     """
-    terms = []
+    terms = {}
     for c, f, stage in plan.steps:
-        terms.append((f, f, _over_levels(a.diagonal[c], b.diagonal[c])))
+        terms[f, f] = _over_levels(a.diagonal[c], b.diagonal[c])
         for i, g in enumerate(plan.chain[c + 1 :]):
-            terms.append((f, g, 2.0 * _over_levels(a.coupling[c][i], b.coupling[c][i])))
+            terms[f, g] = 2.0 * _over_levels(a.coupling[c][i], b.coupling[c][i])
         edge = stage.border
         for s in plan.kept if edge is not None else ():
             blocks = (_border_of(plan, edge, s, part.border[c]) for part in (a, b))
-            terms.append((f, s, 2.0 * _over_levels(*blocks)))
+            terms[f, s] = 2.0 * _over_levels(*blocks)
     if a.corner is not None:
-        terms += a.corner.trace_terms(plan, b.corner)  # type: ignore[union-attr,arg-type]
+        terms |= a.corner.trace_terms(plan, b.corner)  # type: ignore[union-attr,arg-type]
     return terms
 
 

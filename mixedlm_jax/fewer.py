@@ -29,10 +29,10 @@ def fewer_groups(problem: Problem) -> Problem | None:
     and where so few rows would hold too few groups.
     """
     plan = problem.plan
-    if not plan.chain or plan.kept or len(problem.y) < _WORTH_IT * _FEW_ROWS:
+    counted = problem.weights > 0
+    if not plan.chain or plan.kept or np.count_nonzero(counted) < _WORTH_IT * _FEW_ROWS:
         return None
     coarsest = plan.levels[plan.chain[-1]]
-    counted = problem.weights > 0
     n_levels = plan.n_levels[plan.chain[-1]]
     sizes = np.bincount(coarsest, minlength=n_levels)
     sizes -= np.bincount(coarsest[~counted], minlength=n_levels)

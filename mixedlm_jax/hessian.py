@@ -54,36 +54,36 @@ from mixedlm_jax.problem import (
 def laplace_hessian(params: Params, problem: Problem, u0: Effects) -> Array:
     """Hessian of `likelihood.laplace` in the flat parameters (d, d). S must be formed."""
     plan, flat, d = problem.plan, params.flat, len(params.flat)
-    ways = jnp.eye(d, dtype=flat.dtype)
+    directions = jnp.eye(d, dtype=flat.dtype)
     _, fixed, hessians = adjoints(params, problem, u0)
 
-    def factors_at(way: Array) -> tuple[Array, ...]:
-        return covariance_factors(problem, problem.split(flat + way))
+    def factors_at(step: Array) -> tuple[Array, ...]:
+        return covariance_factors(problem, problem.split(flat + step))
 
     def along(function: Callable[[Array], Any]) -> Any:
         """The tangents of a function of a displacement along each parameter, on a first axis."""
         still = jnp.zeros_like(flat)
-        return jax.vmap(lambda way: jax.jvp(function, (still,), (way,))[1])(ways)
+        return jax.vmap(lambda step: jax.jvp(function, (still,), (step,))[1])(directions)
 
     factors = covariance_factors(problem, params)
     b = _times(factors, fixed.u)
-    changes = along(lambda way: _times(factors_at(way), fixed.u))
-    pulls = _pulls(params, problem, b, changes, ways)
+    changes = along(lambda step: _times(factors_at(step), fixed.u))
+    pulls = _pulls(params, problem, b, changes, directions)
 
-    def pull(way: Array) -> Effects:
+    def pull(step: Array) -> Effects:
         """Lambda' Z's where the modes stay."""
-        moving = _plus(pulls.at, way, pulls.along)
-        return _times([factor.T for factor in factors_at(way)], moving)
+        moving = _plus(pulls.at, step, pulls.along)
+        return _times([factor.T for factor in factors_at(step)], moving)
 
     moves = jax.vmap(lambda rhs: solve(plan, hessians.observed, rhs), axis_size=d)(along(pull))
-    changes = along(lambda way: _times(factors_at(way), _plus(fixed.u, way, moves)))
+    changes = along(lambda step: _times(factors_at(step), _plus(fixed.u, step, moves)))
     back = [factor.T for factor in factors]
     held = _Held(_times(factors, fixed.pull), scaled(plan, back, fixed.inverse))
-    rows = _rows(params, problem, b, changes, ways, held)
+    rows = _rows(params, problem, b, changes, directions, held)
 
-    def matrix(way: Array) -> Blocks:
+    def matrix(step: Array) -> Blocks:
         """H, but for the identity."""
-        return scaled(plan, factors_at(way), _plus(rows.products, way, rows.products_along))
+        return scaled(plan, factors_at(step), _plus(rows.products, step, rows.products_along))
 
     def turned(tangent: Blocks) -> Blocks:
         """The tangent of H^-1 on its pattern that belongs to one of H."""
@@ -93,26 +93,27 @@ def laplace_hessian(params: Params, problem: Problem, u0: Effects) -> Array:
 
         return jax.jvp(inverse, (hessians.determinant,), (tangent,))[1]
 
-    def with_inverse(products: Blocks) -> list[Array]:
-        return [term for _, _, term in trace_terms(plan, fixed.inverse, products)]
+    def linear(u: Effects, pull: Effects) -> list[Array]:
+        """slope u' + (Z's) lambda', per factor (k, k)."""
+        both = zip(rows.slope, u, pull, fixed.pull, strict=True)
+        return [slope @ own.T + part @ back.T for slope, own, part, back in both]
 
-    pairs = [(f, g) for f, g, _ in trace_terms(plan, fixed.inverse, rows.products)]
-    terms = with_inverse(rows.products), jax.vmap(with_inverse, axis_size=d)(rows.products_along)
-    linear = _outer(rows.slope, fixed.u), _outer(pulls.at, fixed.pull)
-    linear_along = (
-        jax.vmap(lambda u: _outer(rows.slope, u), axis_size=d)(moves),
-        jax.vmap(lambda pull: _outer(pull, fixed.pull), axis_size=d)(rows.pulls_along),
+    def quadratic(products: Blocks) -> dict[tuple[int, int], Array]:
+        return trace_terms(plan, fixed.inverse, products)
+
+    at = linear(fixed.u, pulls.at), quadratic(rows.products)
+    changes_at = (
+        jax.vmap(linear, axis_size=d)(moves, rows.pulls_along),
+        jax.vmap(quadratic, axis_size=d)(rows.products_along),
     )
 
-    def of_factors(way: Array) -> Array:
-        """What L's second derivative has of Lambda: slope' Lambda u + (Z's)' Lambda lambda, and
-        tr(H^-1 Lambda' Z'WZ Lambda) / 2.
-        """
-        factors = factors_at(way)
-        value = jnp.zeros((), way.dtype)
-        for part in _plus(linear, way, linear_along):
-            value += sum(jnp.sum(own * factor) for own, factor in zip(part, factors, strict=True))
-        for (f, g), term in zip(pairs, _plus(terms[0], way, terms[1]), strict=True):
+    def of_factors(step: Array) -> Array:
+        """What L has of Lambda: slope' Lambda u + (Z's)' Lambda lambda + tr(H^-1 H) / 2."""
+        factors, (linear, quadratic) = factors_at(step), _plus(at, step, changes_at)
+        value = jnp.zeros((), step.dtype)
+        for factor, term in zip(factors, linear, strict=True):
+            value += jnp.sum(factor * term)
+        for (f, g), term in quadratic.items():
             value += 0.5 * jnp.einsum("abcd,ab,cd->", term, factors[f], factors[g])
         return value
 
@@ -128,14 +129,9 @@ def _times(factors: Any, effects: Effects) -> Effects:
     return tuple(factor @ own for factor, own in zip(factors, effects, strict=True))
 
 
-def _outer(a: Effects, b: Effects) -> list[Array]:
-    """Sums over the levels of a b', per factor (k, k)."""
-    return [own @ part.T for own, part in zip(a, b, strict=True)]
-
-
-def _plus(at: Any, way: Array, along: Any) -> Any:
+def _plus(at: Any, step: Array, along: Any) -> Any:
     """A pytree moved by a displacement (d,), along: its changes on a first axis (d, ...)."""
-    return jax.tree.map(lambda own, change: own + jnp.tensordot(way, change, 1), at, along)
+    return jax.tree.map(lambda own, change: own + jnp.tensordot(step, change, 1), at, along)
 
 
 class _Path(NamedTuple):
@@ -146,25 +142,30 @@ class _Path(NamedTuple):
 
     @classmethod
     def of(
-        cls, problem: Problem, params: Params, b: Effects, changes: Effects, ways: Array
+        cls, problem: Problem, params: Params, b: Effects, changes: Effects, directions: Array
     ) -> _Path:
         """b: effects (k, levels) per factor. changes: of b along each parameter (d, k, levels)."""
-        q, p = problem.n_theta, len(params.beta)
-        moved = jax.vmap(lambda rows: row_dot(problem.Z, rows), axis_size=len(ways))(
-            effects_of_rows(problem.plan, changes)
-        )
-        by_beta = jnp.zeros((len(ways), len(problem.y)), ways.dtype).at[q : q + p].set(problem.X.T)
+        d, q, p = len(directions), problem.n_theta, len(params.beta)
         eta = fixed_predictor(problem, params.beta)
         eta += row_dot(problem.Z, effects_of_rows(problem.plan, b))
-        return cls(eta, by_beta + moved.reshape((len(ways), -1)))
+        by_beta = jnp.zeros((d, len(eta)), eta.dtype).at[q : q + p].set(problem.X.T)
+        by_b = jax.vmap(lambda rows: row_dot(problem.Z, rows), axis_size=d)(
+            effects_of_rows(problem.plan, changes)
+        )
+        return cls(eta, by_beta + by_b.reshape((d, -1)))
 
-    def tangents(self, function: Callable, phi: Array, ways: Array) -> Any:
+    def tangents(self, function: Callable, phi: Array, directions: Array) -> Any:
         """Those of a function of eta and phi along each parameter, on a first axis."""
 
-        def tangent(change: Array, way: Array) -> Any:
-            return jax.jvp(function, (self.eta, phi), (change, way))[1]
+        def tangent(change: Array, step: Array) -> Any:
+            return jax.jvp(function, (self.eta, phi), (change, step))[1]
 
-        return jax.vmap(tangent)(self.along, ways[:, len(ways) - len(phi) :])
+        return jax.vmap(tangent)(self.along, _in_phi(directions, phi))
+
+
+def _in_phi(directions: Array, phi: Array) -> Array:
+    """What directions in all parameters (d, d) are in phi, which is the last of them."""
+    return directions[:, directions.shape[1] - len(phi) :]
 
 
 class _Pulls(NamedTuple):
@@ -175,14 +176,14 @@ class _Pulls(NamedTuple):
 
 
 def _pulls(
-    params: Params, problem: Problem, b: Effects, changes: Effects, ways: Array
+    params: Params, problem: Problem, b: Effects, changes: Effects, directions: Array
 ) -> _Pulls:
     def of_part(part, _):
         def pull(eta, phi):
             return adjoint(part.plan, part.Z, row_terms(part, eta, phi).score)
 
-        path = _Path.of(part, params, b, changes, ways)
-        return _Pulls(pull(path.eta, params.phi), path.tangents(pull, params.phi, ways)), ()
+        path = _Path.of(part, params, b, changes, directions)
+        return _Pulls(pull(path.eta, params.phi), path.tangents(pull, params.phi, directions)), ()
 
     return over_blocks(of_part, problem)[0]
 
@@ -205,11 +206,11 @@ class _Rows(NamedTuple):
 
 
 def _rows(
-    params: Params, problem: Problem, b: Effects, changes: Effects, ways: Array, held: _Held
+    params: Params, problem: Problem, b: Effects, changes: Effects, directions: Array, held: _Held
 ) -> _Rows:
     def of_part(part, _):
         plan, phi = part.plan, params.phi
-        path = _Path.of(part, params, b, changes, ways)
+        path = _Path.of(part, params, b, changes, directions)
         h = leverages(part.Z, row_products(plan, held.inverse, part.Z))
         row_pull = row_dot(part.Z, effects_of_rows(plan, held.pull))
 
@@ -224,10 +225,10 @@ def _rows(
             return pull, products_of_rows(plan, part.Z, weight)
 
         slope = jax.grad(lagrangian, argnums=(0, 1))
-        bent, bent_by_phi = path.tangents(slope, phi, ways)
-        pulls_along, products_along = path.tangents(sums, phi, ways)
+        bent, bent_by_phi = path.tangents(slope, phi, directions)
+        pulls_along, products_along = path.tangents(sums, phi, directions)
         return _Rows(
-            second=bent @ path.along.T + bent_by_phi @ ways[:, len(ways) - len(phi) :].T,
+            second=bent @ path.along.T + bent_by_phi @ _in_phi(directions, phi).T,
             slope=adjoint(plan, part.Z, slope(path.eta, phi)[0]),
             pulls_along=pulls_along,
             products=sums(path.eta, phi)[1],

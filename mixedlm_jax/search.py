@@ -41,16 +41,18 @@ def search_optimum(
     first: gives these, and is asked where they are needed. given: which of them, "theta", "beta"
     and "phi", are somebody's: the search begins there.
     """
-    search = None
+    search, source = None, "fewer groups"
     if not given and control.optimizer == "bfgs":
         search = from_fewer_groups(objective, problem, control)
     if search is None:
         rounds = 0 if "theta" in given else SCORING_ROUNDS
-        search = first_search(objective, problem, first(), rounds)
+        search, source = first_search(objective, problem, first(), rounds), "pirls"
     if control.optimizer == "bobyqa":
         begun = outcome_of(objective, problem, search)
         return replace(without_gradients(objective, begun, control, watch), reason="asked for")
-    outcome = climb(objective, problem, search, control, control.maxfun, watch)
+    outcome = climb(
+        objective, problem, search, control, control.maxfun, watch, source=source
+    )
     if outcome.stopped != "limit" and looks_odd(outcome):
         outcome = second_start(objective, outcome, first(), control, watch)
     if outcome.stopped == "limit" or _acceptable(outcome):
@@ -78,6 +80,8 @@ def from_fewer_groups(
     outcome = climb(objective, few, search, control, control.maxfun)
     if not outcome.finite or not outcome.verdict().ok or looks_odd(outcome):
         return None
+    if np.any(outcome.boundary | outcome.limit):
+        return None  # theta = 0 is stationary, for the whole too
     params, _ = params_of(objective, outcome)
     modes = JointModes(zero_effects(whole), params.beta)
     share = np.count_nonzero(few.weights) / np.count_nonzero(whole.weights)

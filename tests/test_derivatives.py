@@ -22,6 +22,7 @@ from layouts import FAMILY_LINKS, LAYOUTS, Model, compiled
 from threadpoolctl import threadpool_limits
 
 from mixedlm_jax.families import FAMILIES
+from mixedlm_jax.hessian import laplace_hessian
 from mixedlm_jax.likelihood import joint_laplace, laplace, laplace_gradient
 from mixedlm_jax.modes import JointModes
 from mixedlm_jax.problem import Problem, zero_effects
@@ -60,14 +61,10 @@ def value_at(problem: Problem, flat: jax.Array) -> jax.Array:
 
 @compiled
 def explicit(problem: Problem, flat: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Value, the gradient written out, and its Jacobian."""
-
-    def gradient(point):
-        found = laplace_gradient(problem.split(point), problem, zero_effects(problem))
-        return found.gradient.flat, (found.value, found.gradient.flat)
-
-    hessian, (value, slope) = jax.jacfwd(gradient, has_aux=True)(flat)
-    return value, slope, hessian
+    """Value, and gradient and Hessian as they are written out."""
+    params, start = problem.split(flat), zero_effects(problem)
+    found = laplace_gradient(params, problem, start)
+    return found.value, found.gradient.flat, laplace_hessian(params, problem, start)
 
 
 @compiled

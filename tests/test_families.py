@@ -19,8 +19,9 @@ from mixedlm_jax import families
 from mixedlm_jax.design import Design, Factor, Term
 from mixedlm_jax.errors import ArgumentError, DataError
 from mixedlm_jax.families import FAMILIES, Family
+from mixedlm_jax.families.loggamma import log_choose
 from mixedlm_jax.likelihood import log_likelihood
-from mixedlm_jax.links import LINKS, Link, resolve_link
+from mixedlm_jax.links import LINKS, Link, resolve_link, softplus
 from mixedlm_jax.problem import (
     Params,
     Problem,
@@ -937,6 +938,25 @@ def test_cloglog_keeps_the_information_of_rare_events():
     low = eta < -30  # where differences of nearly equal numbers would leave no digit
     np.testing.assert_allclose(found["weight"][low], series[low], rtol=1e-10)
     np.testing.assert_allclose(found["weight"][~low], series[~low], rtol=1e-8, atol=1e-15)
+
+
+def test_softplus_keeps_its_digits():
+    x = np.r_[np.linspace(-700.0, 700.0, 20_001), np.linspace(-3.0, 3.0, 20_001)]
+    wide = x.astype(np.longdouble)
+    exact = np.maximum(wide, 0) + np.log1p(np.exp(-np.abs(wide)))
+    np.testing.assert_allclose(softplus(x), exact, rtol=6e-16)
+
+
+@pytest.mark.parametrize("trials", [np.ones(4), np.array([1.0, 5.0, 40.0, 3.0])])
+def test_counts_of_combinations(trials):
+    """All single trials, which need no gamma function, and others; derivatives are the same."""
+    y = np.array([1.0, 0.0, 1.0, 1.0])
+    lgamma = special.gammaln
+    expected = lgamma(trials + 1) - lgamma(y + 1) - lgamma(trials - y + 1)
+    np.testing.assert_allclose(log_choose(trials, y), expected, rtol=1e-13, atol=1e-15)
+    slopes = jax.grad(lambda y: jnp.sum(log_choose(trials, y)))(jnp.asarray(y))
+    exact = special.digamma(trials - y + 1) - special.digamma(y + 1)
+    np.testing.assert_allclose(slopes, exact, rtol=1e-12)
 
 
 def test_every_link_belongs_to_a_family():

@@ -1,0 +1,231 @@
+"""Very many rows: in blocks, in the order of their levels, and from the optimum of some groups."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import layouts
+import numpy as np
+import pandas as pd
+import pytest
+from layouts import LAYOUTS, compiled
+
+import mixedlm_jax as mlm
+from mixedlm_jax import buckets, fewer, plan, search
+from mixedlm_jax.blocks import over_blocks
+from mixedlm_jax.buckets import padded, row_bucket, row_order
+from mixedlm_jax.call import Call
+from mixedlm_jax.control import GlmerControl
+from mixedlm_jax.design import Factor
+from mixedlm_jax.families import Poisson
+from mixedlm_jax.fewer import fewer_groups
+from mixedlm_jax.formula import parse
+from mixedlm_jax.hessian import laplace_hessian
+from mixedlm_jax.likelihood import laplace, laplace_gradient
+from mixedlm_jax.modes import find_modes
+from mixedlm_jax.objective import LaplaceObjective
+from mixedlm_jax.plan import in_blocks, make_plan
+from mixedlm_jax.problem import zero_effects
+from mixedlm_jax.start import prepare
+
+LAPLACE = LaplaceObjective()
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def blocked(problem, blocks=4):
+    return problem.replace(plan=replace(problem.plan, blocks=blocks))
+
+
+@compiled
+def everything(problem, params):
+    start = zero_effects(problem)
+    found = laplace_gradient(params, problem, start)
+    return found, laplace_hessian(params, problem, start), prepare(problem, params, 2)
+
+
+@pytest.mark.parametrize(
+    ("family", "link", "name", "information"),
+    [
+        ("binomial", "cloglog", "nested", "expected"),
+        ("student_t", "identity", "slope", "observed"),
+    ],
+)
+def test_blocks_add_up_to_all_rows(family, link, name, information, rng):
+    model = layouts.draw(
+        family, link, LAYOUTS[name], rng, weights="prior", offset=True, information=information
+    )
+    params = layouts.as_jax(model.params)
+    whole, parts = (everything(p, params) for p in (model.problem, blocked(model.problem)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-9), whole, parts)
+
+
+def test_a_hessian_that_is_not_definite_is_replaced_in_blocks_too(rng):
+    """Far from the modes a t has rows of negative weight, which the search must do without."""
+    model = layouts.draw("student_t", "identity", LAYOUTS["slope"], rng)
+    problem, params = model.problem, layouts.as_jax(model.params)
+    far = tuple(40.0 * rng.normal(size=part.shape) for part in zero_effects(problem))
+    found = [find_modes(params, p, far) for p in (problem, blocked(problem))]
+    assert int(found[0][2]) == int(found[1][2]) > 3
+    np.testing.assert_allclose(found[1][0][0], found[0][0][0], atol=1e-9)
+
+
+def test_what_a_block_keeps_is_put_together(rng):
+    problem = blocked(layouts.draw("poisson", "log", LAYOUTS["slope"], rng, n=24).problem, 3)
+
+    def part_of(part, y):
+        return jnp.sum(part.y), (part.Z[0] * y[None, :], part.y - y)
+
+    total, (rows, none) = over_blocks(part_of, problem, jnp.asarray(problem.y))
+    assert float(total) == problem.y.sum()
+    np.testing.assert_array_equal(rows, problem.Z[0] * problem.y)
+    np.testing.assert_array_equal(none, np.zeros(24))
+
+
+def with_rows(n, n_levels=3):
+    return make_plan([np.arange(n) % n_levels], [n_levels], [1])
+
+
+@pytest.mark.parametrize("n", [300_000, 524_289, 1_000_000, 1_400_000, 3_333_333])
+def test_padded_rows_have_blocks_of_a_good_size(n):
+    rows = row_bucket(n)
+    blocks = in_blocks(with_rows(rows)).blocks
+    assert rows % blocks == 0
+    assert 2**16 <= rows // blocks <= 2**18
+
+
+def test_who_has_no_blocks():
+    assert in_blocks(with_rows(2**18)).blocks == 0
+    assert in_blocks(with_rows(262_147)).blocks == 0, "a prime number"
+    assert in_blocks(with_rows(2**19, 2**19)).blocks == 0, "a block has as many rows as levels"
+    crossed = [np.arange(2**19) % 8, np.arange(2**19) // 8 % 6]
+    assert in_blocks(make_plan(crossed, [8, 6], [1, 1])).blocks == 0
+
+
+def test_rows_by_level():
+    rng = np.random.default_rng(3)
+    levels = rng.integers(2**17, size=2**18)
+    design = layouts.draw("poisson", "log", LAYOUTS["intercept"], rng, n=len(levels)).design
+    design = replace(design, factors=(Factor(levels, 2**17, np.ones((1, len(levels)))),))
+    order = row_order(design)
+    assert order is not None
+    np.testing.assert_array_equal(np.sort(order), np.arange(len(levels)))
+    assert np.all(np.diff(levels[order] // 4) >= 0), "pairs may be mixed, no more"
+
+    filled = padded(design, order)
+    np.testing.assert_array_equal(filled.y[: len(order)], design.y[order])
+    np.testing.assert_array_equal(filled.X[: len(order)], design.X[order])
+    np.testing.assert_array_equal(filled.factors[0].levels[: len(order)], levels[order])
+    assert filled.factors[0].Z.shape == (1, len(filled.y))
+
+    straight = replace(design, factors=(replace(design.factors[0], levels=np.sort(levels)),))
+    assert row_order(straight) is None
+    few = replace(straight, factors=(Factor(levels % 99, 99, np.ones((1, len(levels)))),))
+    assert row_order(few) is None
+
+
+# ----------------------------------------------------------------------------------------------
+# Some of the groups
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """All that sets in with very many rows sets in with 4,000."""
+    monkeypatch.setattr(fewer, "_FEW_ROWS", 900)
+    monkeypatch.setattr(fewer, "_LEAST_GROUPS", 20)
+    monkeypatch.setattr(plan, "_BLOCK_ROWS", 1024)
+    monkeypatch.setattr(buckets, "_MANY_LEVELS", 100)
+
+
+def schools(seed=1):
+    """4,000 rows in 400 rooms of 100 schools, in no order."""
+    rng = np.random.default_rng(seed)
+    room = rng.permutation(np.arange(4000) % 400)
+    school, x = room // 4, rng.normal(size=4000)
+    own, slope = rng.normal(size=(2, 100))
+    eta = 0.4 * x - 0.5 + 0.8 * own[school]
+    eta += 0.4 * slope[school] * x + 0.6 * rng.normal(size=400)[room]
+    y = rng.poisson(np.exp(eta))
+    return pd.DataFrame({"y": y, "x": x, "school": school, "room": room})
+
+
+FORMULA = "y ~ x + (1 + x | school) + (1 | room)"
+
+
+def described(formula, frame):
+    return Call(parse(formula), frame, Poisson())
+
+
+def test_the_few_are_whole_groups(small):
+    frame = schools()
+    call = described(FORMULA, frame)
+    whole = call.problem(padded(call.build()[0]))
+    few = fewer_groups(whole)
+    assert few is not None
+    used = few.weights > 0
+    assert 600 < used.sum() <= 900
+    drawn = frame[frame["y"].notna() & np.isin(frame["x"], few.X[used, 1])]
+    assert len(drawn) == used.sum()
+    assert len(frame[frame["school"].isin(drawn["school"])]) == len(drawn)
+    assert not frame[~frame.index.isin(drawn.index)]["room"].isin(drawn["room"]).any()
+
+    call = described(FORMULA, drawn)
+    of_frame = call.problem(padded(call.build()[0]))
+    params = layouts.as_jax(whole.split(np.array([0.5, 0.1, 0.3, 0.7, -0.2, 0.3])))
+    values = [
+        float(compiled(laplace)(params, p, zero_effects(p))) - float(p.log_base)
+        for p in (few, of_frame)
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+
+
+def test_who_has_no_few(small, monkeypatch):
+    frame = schools()
+
+    def few(formula, data):
+        call = described(formula, data)
+        return fewer_groups(call.problem(padded(call.build()[0])))
+
+    assert few("y ~ x + (1 | room)", frame) is not None
+    assert few("y ~ x + (1 | room)", frame[:3000]) is None, "a fit of so few rows is quick"
+    assert few("y ~ x + (1 | room) + (1 | other)", frame.assign(other=frame.index % 7)) is None
+    monkeypatch.setattr(fewer, "_LEAST_GROUPS", 100)
+    assert few("y ~ x + (1 | school)", frame) is None
+
+
+def test_a_fit_of_many_rows_is_the_fit(small, monkeypatch):
+    frame = schools()
+    many = mlm.glmer(FORMULA, frame, "poisson")
+    assert many.call.problem(padded(many.design)).plan.blocks == 4
+    assert row_order(many.design) is not None
+    monkeypatch.undo()
+    plain = mlm.glmer(FORMULA, frame, "poisson")
+    assert many.optinfo["path"] == ("fewer groups", "bfgs")
+    assert plain.optinfo["path"] == ("pirls", "bfgs")
+    assert float(many.logLik()) == pytest.approx(float(plain.logLik()), abs=1e-8)
+    for name in ("theta", "beta", "vcov", "eta"):
+        np.testing.assert_allclose(
+            getattr(many.fit, name), getattr(plain.fit, name), rtol=1e-4, atol=1e-6
+        )
+    np.testing.assert_allclose(many.fit.b[0], plain.fit.b[0], atol=1e-5)
+
+
+def test_a_start_that_was_given_is_where_it_starts(small, monkeypatch):
+    def never(*_):
+        raise AssertionError("somebody said where to begin")
+
+    monkeypatch.setattr(search, "from_fewer_groups", never)
+    frame = schools()
+    mlm.glmer(FORMULA, frame, "poisson", start={"beta": [-0.5, 0.4]})
+    bobyqa = GlmerControl(optimizer="bobyqa", maxfun=2)
+    with pytest.warns(mlm.ConvergenceWarning):
+        mlm.glmer("y ~ x + (1 | room)", frame, "poisson", control=bobyqa)
+
+
+def test_a_few_that_say_nothing_are_not_asked(small):
+    """All groups alike: the few end on the boundary, and the search begins as any other."""
+    frame = schools().assign(y=np.arange(4000) % 3)
+    with pytest.warns(mlm.SingularFitWarning):
+        model = mlm.glmer("y ~ x + (1 | room)", frame, "poisson")
+    assert model.optinfo["path"][0] == "pirls"
