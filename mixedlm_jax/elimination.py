@@ -465,21 +465,39 @@ def leverages(z: Rows, v: Rows) -> Array:
     return row_dot(z, v)
 
 
-def traces(a: Blocks, b: Blocks) -> Array:
-    """tr(A_i B_j) (d, d) of symmetric matrices of which either is 0 off the pattern of H.
+def determinant_bend(plan: Plan, matrix: Blocks, inverse: Blocks, tangents: Blocks) -> Array:
+    """-tr(M^-1 T_a M^-1 T_b) (d, d): how log|M| bends along tangents of M. S is formed.
 
-    a, b: of d matrices each, on a first axis of all their arrays. S is formed.
+    inverse: M^-1 on the pattern. tangents: d of them, on a first axis of all arrays.
+
+    The chain eliminated, log|M| = log|D| + log|S|. Of the second derivative of log|S| one part,
+    tr(S^-1 d2S), comes with S^-1 held fixed, the other is -tr(S^-1 dS_a S^-1 dS_b).
     """
+    d = len(jax.tree.leaves(tangents)[0])
+    still = jnp.zeros(d, matrix.diagonal[0].dtype)
+    corner: Any = inverse.corner
 
-    def total(those: Any, others: Any) -> Array:
-        def products(x: Array, y: Array) -> Array:
-            return x.reshape((len(x), -1)) @ y.reshape((len(y), -1)).T
+    def eliminated(step: Array) -> tuple[Array, Any]:
+        """log|D| and S for the matrix moved along its tangents."""
+        moved = jax.tree.map(
+            lambda own, change: own + jnp.tensordot(step, change, 1), matrix, tangents
+        )
+        factor: Any = factorize(plan, moved)
+        schur = None if corner is None else factor.corner.schur
+        return _chain_log_determinant(factor), schur
 
-        parts = jax.tree.leaves(jax.tree.map(products, those, others))
-        return sum(parts, jnp.zeros(()))
+    if corner is None:
+        return jax.hessian(lambda step: eliminated(step)[0])(still)
 
-    off = total((a.coupling, a.border), (b.coupling, b.border))
-    return total((a.diagonal, a.corner), (b.diagonal, b.corner)) + 2.0 * off
+    def with_fixed(step: Array) -> Array:
+        value, schur = eliminated(step)
+        return value + jnp.sum(corner.matrix * schur)
+
+    def turn(direction: Array) -> Array:
+        return corner.matrix @ jax.jvp(eliminated, (still,), (direction,))[1][1]
+
+    turns = jax.vmap(turn)(jnp.eye(d, dtype=still.dtype))
+    return jax.hessian(with_fixed)(still) - jnp.einsum("aij,bji->ab", turns, turns)
 
 
 def trace_terms(plan: Plan, a: Blocks, b: Blocks) -> dict[tuple[int, int], Array]:

@@ -249,6 +249,7 @@ def reported_covariance(
     jacobian[:q, :q] = np.diag(theta_signs)
     jacobian[q : q + p, q : q + p] = back
     covariance = jacobian @ covariance @ jacobian.T
+    covariance = 0.5 * (covariance + covariance.T)  # rounding need not be symmetric
     unknown = np.flatnonzero(outcome.boundary[:q])
     if r:
         unknown = np.append(unknown, len(covariance) - r + np.flatnonzero(outcome.limit[-r:]))

@@ -27,17 +27,15 @@ from mixedlm_jax.elimination import (
     Blocks,
     Effects,
     adjoint,
+    determinant_bend,
     effects_of_rows,
-    factorize,
     leverages,
     products_of_rows,
     row_dot,
     row_products,
     scaled,
-    selected_inverse,
     solve,
     trace_terms,
-    traces,
 )
 from mixedlm_jax.likelihood import adjoints
 from mixedlm_jax.problem import (
@@ -85,14 +83,6 @@ def laplace_hessian(params: Params, problem: Problem, u0: Effects) -> Array:
         """H, but for the identity."""
         return scaled(plan, factors_at(step), _plus(rows.products, step, rows.products_along))
 
-    def turned(tangent: Blocks) -> Blocks:
-        """The tangent of H^-1 on its pattern that belongs to one of H."""
-
-        def inverse(matrix: Blocks) -> Blocks:
-            return selected_inverse(plan, factorize(plan, matrix))
-
-        return jax.jvp(inverse, (hessians.determinant,), (tangent,))[1]
-
     def linear(u: Effects, pull: Effects) -> list[Array]:
         """slope u' + (Z's) lambda', per factor (k, k)."""
         both = zip(rows.slope, u, pull, fixed.pull, strict=True)
@@ -117,11 +107,14 @@ def laplace_hessian(params: Params, problem: Problem, u0: Effects) -> Array:
             value += 0.5 * jnp.einsum("abcd,ab,cd->", term, factors[f], factors[g])
         return value
 
-    tangents = along(matrix)
-    inverses = jax.vmap(turned, axis_size=d)(tangents)
     penalty = sum(jnp.einsum("akl,bkl->ab", move, move) for move in moves)
     by_factors = jax.hessian(of_factors)(jnp.zeros_like(flat))
-    return rows.second + by_factors + penalty + 0.5 * traces(tangents, inverses)
+    second = rows.second + by_factors + penalty
+    if plan.n_effects:
+        second += 0.5 * determinant_bend(
+            plan, hessians.determinant, fixed.inverse, along(matrix)
+        )
+    return second
 
 
 def _times(factors: Any, effects: Effects) -> Effects:
