@@ -27,6 +27,7 @@ from mixedlm_jax.likelihood import (
     laplace_pieces,
 )
 from mixedlm_jax.modes import JointModes
+from mixedlm_jax.plan import in_smaller_blocks
 from mixedlm_jax.priors import log_prior
 from mixedlm_jax.problem import Params, Problem
 from mixedlm_jax.quadrature import (
@@ -36,6 +37,9 @@ from mixedlm_jax.quadrature import (
     quadrature_obstacle,
     quadrature_pieces,
 )
+
+# Rows x parameters that a Hessian of Laplace's approximation holds several arrays of: 128 MiB each.
+_HESSIAN_TANGENTS = 2**24
 
 
 class Objective:
@@ -144,9 +148,11 @@ class LaplaceObjective(Objective):
         return laplace(params, problem, aux) - log_prior(params, problem)
 
     def hessian(self, problem, x, aux, at_once):
-        if problem.plan.unformed is not None:
+        plan = in_smaller_blocks(problem.plan, _HESSIAN_TANGENTS // max(len(x), 1))
+        tangents = len(problem.y) // max(plan.blocks, 1) * len(x)
+        if plan.unformed is not None or tangents > _HESSIAN_TANGENTS:
             return Objective.hessian(self, problem, x, aux, at_once)
-        found = laplace_hessian(problem.split(x), problem, aux)
+        found = laplace_hessian(problem.split(x), problem.replace(plan=plan), aux)
         if problem.prior is not None:
             found -= jax.hessian(lambda x: log_prior(problem.split(x), problem))(x)
         return found

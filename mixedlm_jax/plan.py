@@ -202,6 +202,14 @@ def in_blocks(plan: Plan) -> Plan:
     return replace(plan, blocks=blocks)
 
 
+def in_smaller_blocks(plan: Plan, most: int) -> Plan:
+    """The plan with its blocks halved until they hold at most so many rows, or an odd number."""
+    blocks = plan.blocks
+    while blocks and (size := len(plan.levels[0]) // blocks) > most and size % 2 == 0:
+        blocks *= 2
+    return replace(plan, blocks=blocks)
+
+
 def _is_formed(
     borders: Sequence[_List], chain_effects: Sequence[int], columns: int, crossing: Crossing
 ) -> bool:

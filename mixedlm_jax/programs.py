@@ -26,14 +26,14 @@ from mixedlm_jax.problem import (
 )
 from mixedlm_jax.quadrature import ROW_NODES
 
-# Rows x directions of a Hessian that are pushed forward at once: bounds its memory. With quadrature
-# a row counts once for each node that is evaluated with it, and may count so often more.
+# Rows x columns made together of a Hessian that is made by columns: bounds its memory. With
+# quadrature a row counts once for each node that is evaluated with it, and may count so often more.
 _HESSIAN_ROWS = 1_000_000
 _HESSIAN_ROW_NODES = ROW_NODES
 # Step of a difference in standard errors as the search's metric has them.
 _DIFFERENCE = 2e-3
 # Rows x evaluations, and evaluations, that the outer search spends between two looks at it from the
-# host: each call of a program pays for touching its memory anew, about a tenth of an evaluation.
+# host: each call of a program pays for touching its memory anew.
 _ROWS_AT_ONCE = 4_000_000
 _STEPS_AT_ONCE = 20
 
@@ -80,15 +80,15 @@ def modes_at(objective: Objective, problem: Problem, x: Array, aux: Any) -> Any:
 def exact_hessian(
     objective: Objective, problem: Problem, x: Array, aux: Any, at_once: int
 ) -> Array:
-    """Hessian of -log L in x (d, d), `at_once` columns at a time; `Objective.hessian`."""
+    """Hessian of -log L in x (d, d); at_once as in `Objective.hessian`."""
     return objective.hessian(problem, x, aux, at_once)
 
 
 def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.ndarray:
     """The exact Hessian at a search's point, nan where the value there is not finite.
 
-    Its memory is bounded by `_HESSIAN_ROWS` and `_HESSIAN_ROW_NODES`. Where a plan's S is not
-    formed it is taken by differences of the gradient, good to about six digits.
+    Where a plan's S is not formed it is taken by differences of the gradient, good to about six
+    digits.
     """
     d = len(search.x)
     if not np.isfinite(search.value):
@@ -101,7 +101,7 @@ def hessian_at(objective: Objective, problem: Problem, search: Search) -> np.nda
 
 
 def columns_at_once(objective: Objective, problem: Problem, d: int) -> int:
-    """How many columns of a Hessian (d, d) are made together: what bounds its memory."""
+    """How many columns of a Hessian (d, d) are made together, where it is made by columns."""
     width = objective.width(problem)
     most = _HESSIAN_ROWS if width == 1 else _HESSIAN_ROW_NODES
     return int(np.clip(most // (len(problem.y) * width), 1, d))

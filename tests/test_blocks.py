@@ -13,7 +13,7 @@ import pytest
 from layouts import LAYOUTS, compiled
 
 import mixedlm_jax as mlm
-from mixedlm_jax import buckets, fewer, plan, search
+from mixedlm_jax import buckets, fewer, objective, plan, search
 from mixedlm_jax.blocks import over_blocks
 from mixedlm_jax.buckets import padded, row_bucket, row_order
 from mixedlm_jax.call import Call
@@ -26,7 +26,7 @@ from mixedlm_jax.hessian import laplace_hessian
 from mixedlm_jax.likelihood import laplace, laplace_gradient
 from mixedlm_jax.modes import find_modes
 from mixedlm_jax.objective import LaplaceObjective
-from mixedlm_jax.plan import in_blocks, make_plan
+from mixedlm_jax.plan import in_blocks, in_smaller_blocks, make_plan
 from mixedlm_jax.problem import zero_effects
 from mixedlm_jax.start import prepare
 
@@ -101,6 +101,36 @@ def test_who_has_no_blocks():
     assert in_blocks(with_rows(2**19, 2**19)).blocks == 0, "a block has as many rows as levels"
     crossed = [np.arange(2**19) % 8, np.arange(2**19) // 8 % 6]
     assert in_blocks(make_plan(crossed, [8, 6], [1, 1])).blocks == 0
+
+
+def test_blocks_are_halved_until_they_are_small():
+    plan = in_blocks(with_rows(2**20))
+    assert plan.blocks == 4
+    assert in_smaller_blocks(plan, 2**18).blocks == 4
+    assert in_smaller_blocks(plan, 40_000).blocks == 32
+    assert in_smaller_blocks(replace(plan, blocks=2**18), 1).blocks == 2**20
+    assert in_smaller_blocks(with_rows(2**20), 1).blocks == 0, "who has none gets none"
+
+
+def test_a_hessian_of_many_parameters_bounds_its_memory(rng, monkeypatch):
+    model = layouts.draw("poisson", "log", LAYOUTS["nested"], rng)
+    problem, x = model.problem, jnp.asarray(model.flat)
+
+    def hessian(problem):
+        def of(x):
+            return LAPLACE.hessian(problem, x, zero_effects(problem), 1)
+
+        return compiled(of)(x), jax.make_jaxpr(of)(x)
+
+    whole, program = hessian(blocked(problem, 2))
+    assert "36]" in str(program), "a block has 36 rows"
+    monkeypatch.setattr(objective, "_HESSIAN_TANGENTS", 18 * len(x))
+    parts, program = hessian(blocked(problem, 2))
+    assert "36]" not in str(program)
+    assert "18]" in str(program)
+    by_columns, _ = hessian(problem)  # of no blocks, and too large at once
+    np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(by_columns, whole, rtol=1e-9, atol=1e-9)
 
 
 def test_rows_by_level():
