@@ -74,15 +74,15 @@ def row_order(design: Design) -> np.ndarray | None:
         return None
     if np.all(factor.levels[1:] >= factor.levels[:-1]):
         return None  # they stand so already
-    wide = max(int(factor.n_levels).bit_length() - 16, 0)
+    dropped = max(int(factor.n_levels).bit_length() - 16, 0)  # low bits of a level's number
     # numbers of 16 bits are sorted by counting
-    return np.argsort((factor.levels >> wide).astype(np.uint16), kind="stable")
+    return np.argsort((factor.levels >> dropped).astype(np.uint16), kind="stable")
 
 
 def padded(design: Design, order: np.ndarray | None = None) -> Design:
     """The design filled up to buckets, with copies of its first rows that have weight 0.
 
-    order: of the rows, where that is not the one they stand in.
+    order: `row_order` of the design (n,): which of its rows stands where. None: as they stand.
     """
     n, size = len(design.y), row_bucket(len(design.y))
     row = None if order is None else filled_rows(order, size)

@@ -1,7 +1,8 @@
 """The corner of H where its Schur complement S is formed: q^2 numbers for q columns.
 
 H's part in the factors that the elimination keeps back, S and its Cholesky factor, S^-1: exact, and
-of the order of q^3 operations. `unformed` has the same methods for an S that is too large.
+of the order of q^3 operations. `unformed` has the same methods for an S that is too large, but for
+those that only the exact Hessian needs.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class DenseCorner(NamedTuple):
         """The corner with the identity added."""
         return DenseCorner(self.matrix + jnp.eye(len(self.matrix), dtype=self.matrix.dtype))
 
-    def scaled(self, plan: Plan, factors: Sequence[Array]) -> DenseCorner:
+    def congruence(self, plan: Plan, factors: Sequence[Array]) -> DenseCorner:
         """Lambda' times the corner times Lambda; factors: per grouping factor (k, k)."""
         rows = []
         for s in plan.kept:

@@ -37,6 +37,7 @@ from mixedlm_jax.small import (
     cross,
     gram,
     inverse_from_root,
+    moved_along,
     plus_identity,
     small_cholesky,
     solve_lower,
@@ -50,7 +51,7 @@ Effects = tuple[Array, ...]  # per factor (k, levels)
 
 
 class Blocks(NamedTuple):
-    """A symmetric matrix on the pattern of H (H itself, or the selected part of its inverse).
+    """A symmetric matrix on the pattern of H: H, what rows add to it, its inverse's selected part.
 
     Border and corner are None where nothing crosses.
     """
@@ -148,7 +149,7 @@ def penalised_products(products: Blocks) -> Blocks:
     )
 
 
-def scaled(plan: Plan, factors: Sequence[Array], matrix: Blocks) -> Blocks:
+def congruence(plan: Plan, factors: Sequence[Array], matrix: Blocks) -> Blocks:
     """Lambda' M Lambda on the pattern of M, with a factor (k, k) of Lambda for all levels of each.
 
     factors: per grouping factor. S is formed.
@@ -156,18 +157,20 @@ def scaled(plan: Plan, factors: Sequence[Array], matrix: Blocks) -> Blocks:
     diagonal, coupling, border = [], [], []
     for c, f, stage in plan.steps:
         own = factors[f]
-        diagonal.append(_between_factors(own, matrix.diagonal[c], own))
+        diagonal.append(_congruent(own, matrix.diagonal[c], own))
         later = zip(matrix.coupling[c], plan.chain[c + 1 :], strict=True)
-        coupling.append(tuple(_between_factors(own, block, factors[g]) for block, g in later))
+        coupling.append(tuple(_congruent(own, block, factors[g]) for block, g in later))
         edge, entries = stage.border, matrix.border[c]
-        border.append(edge and _scaled_border(plan, edge, own, factors, entries))
+        border.append(
+            None if edge is None else _congruent_border(plan, edge, own, factors, entries)
+        )
     corner = None
     if matrix.corner is not None:
-        corner = matrix.corner.scaled(plan, factors)  # type: ignore[union-attr]
+        corner = matrix.corner.congruence(plan, factors)  # type: ignore[union-attr]
     return Blocks(tuple(diagonal), tuple(coupling), tuple(border), corner)
 
 
-def _between_factors(left: Array, blocks: Array, right: Array) -> Array:
+def _congruent(left: Array, blocks: Array, right: Array) -> Array:
     """left' B right for each of the blocks (k, l, m)."""
     half = jnp.sum(left[:, :, None, None] * blocks[:, None, :, :], axis=0)
     return jnp.sum(half[:, :, None, :] * right[None, :, :, None], axis=1)
@@ -180,11 +183,11 @@ def _border_of(plan: Plan, edge: Any, s: int, entries: Array) -> Array:
     return entries[:, base : base + k * m].reshape((-1, k, m))
 
 
-def _scaled_border(
+def _congruent_border(
     plan: Plan, edge: Any, own: Array, factors: Sequence[Array], entries: Array
 ) -> Array:
     parts = [
-        _between_factors(own, _border_of(plan, edge, s, entries), factors[s]) for s in plan.kept
+        _congruent(own, _border_of(plan, edge, s, entries), factors[s]) for s in plan.kept
     ]
     return jnp.concatenate([part.reshape((len(part), -1)) for part in parts], axis=1)
 
@@ -465,24 +468,23 @@ def leverages(z: Rows, v: Rows) -> Array:
     return row_dot(z, v)
 
 
-def determinant_bend(plan: Plan, matrix: Blocks, inverse: Blocks, tangents: Blocks) -> Array:
-    """-tr(M^-1 T_a M^-1 T_b) (d, d): how log|M| bends along tangents of M. S is formed.
+def log_determinant_curvature(
+    plan: Plan, matrix: Blocks, corner: Any, tangents: Blocks
+) -> Array:
+    """-tr(M^-1 T_a M^-1 T_b) (d, d): second derivative of log|M| along tangents of M. S is formed.
 
-    inverse: M^-1 on the pattern. tangents: d of them, on a first axis of all arrays.
+    corner: that of M^-1, S^-1, None where nothing crosses. tangents: d of them, on a first axis of
+    all arrays.
 
     The chain eliminated, log|M| = log|D| + log|S|. Of the second derivative of log|S| one part,
     tr(S^-1 d2S), comes with S^-1 held fixed, the other is -tr(S^-1 dS_a S^-1 dS_b).
     """
     d = len(jax.tree.leaves(tangents)[0])
     still = jnp.zeros(d, matrix.diagonal[0].dtype)
-    corner: Any = inverse.corner
 
     def eliminated(step: Array) -> tuple[Array, Any]:
         """log|D| and S for the matrix moved along its tangents."""
-        moved = jax.tree.map(
-            lambda own, change: own + jnp.tensordot(step, change, 1), matrix, tangents
-        )
-        factor: Any = factorize(plan, moved)
+        factor: Any = factorize(plan, moved_along(matrix, step, tangents))
         schur = None if corner is None else factor.corner.schur
         return _chain_log_determinant(factor), schur
 
@@ -501,9 +503,11 @@ def determinant_bend(plan: Plan, matrix: Blocks, inverse: Blocks, tangents: Bloc
 
 
 def trace_terms(plan: Plan, a: Blocks, b: Blocks) -> dict[tuple[int, int], Array]:
-    """What tr(A Lambda' B Lambda) is of Lambda, S being formed: a part for two factors f and g.
+    """tr(A Lambda' B Lambda) as a quadratic form in Lambda: a part for two factors f and g.
 
-    Part T (k_f, k_f, k_g, k_g) adds sum T_abcd Lambda_f,ab Lambda_g,cd.
+    Part T (k_f, k_f, k_g, k_g) adds sum T_abcd Lambda_f,ab Lambda_g,cd. What is off the diagonal
+    stands here once and counts twice, but in the corner, where both (s, t) and (t, s) stand. S must
+    be formed.
     """
     terms = {}
     for c, f, stage in plan.steps:
@@ -520,4 +524,5 @@ def trace_terms(plan: Plan, a: Blocks, b: Blocks) -> dict[tuple[int, int], Array
 
 
 def _over_levels(a: Array, b: Array) -> Array:
+    """Sums of a_bd,m b_ac,m over the last axis, at a, b, c, d."""
     return jnp.einsum("bdm,acm->abcd", a, b)

@@ -7,15 +7,13 @@ the root of the ratio of their sizes, and its Hessian is that of the whole on a 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from mixedlm_jax.buckets import bucket, filled_rows, row_bucket
 from mixedlm_jax.plan import make_plan
 from mixedlm_jax.problem import Problem
 
-# Rows to draw, at most; a fit of no more than so many times as many is no saving.
+# Rows to draw, at most; a fit of fewer than so many times as many is no saving.
 _FEW_ROWS = 2**16
 _WORTH_IT = 4
 # Groups that say enough of their variance.
@@ -25,8 +23,8 @@ _LEAST_GROUPS = 50
 def fewer_groups(problem: Problem) -> Problem | None:
     """The problem of some of a problem's groups (NumPy in and out), None where that saves nothing.
 
-    Which groups is fixed: the same problem has the same few. None too where grouping factors cross,
-    and where so few rows would hold too few groups.
+    Which groups is fixed: the same problem has the same few. None too where grouping factors cross
+    or there are none, and where so few rows would hold too few groups.
     """
     plan = problem.plan
     counted = problem.weights > 0
@@ -42,10 +40,10 @@ def fewer_groups(problem: Problem) -> Problem | None:
         return None
     chosen = np.zeros(len(sizes), bool)
     chosen[drawn] = True
-    return _of_rows(problem, np.flatnonzero(chosen[coarsest] & counted))
+    return _filled_up(problem, np.flatnonzero(chosen[coarsest] & counted))
 
 
-def _of_rows(problem: Problem, rows: np.ndarray) -> Problem:
+def _filled_up(problem: Problem, rows: np.ndarray) -> Problem:
     """The problem of some rows and the levels they have, filled up as a `padded` design is."""
     size = row_bucket(len(rows))
     at = filled_rows(rows, size)
@@ -54,17 +52,8 @@ def _of_rows(problem: Problem, rows: np.ndarray) -> Problem:
         own, code = np.unique(of_row[at], return_inverse=True)
         levels.append(code)
         n_levels.append(bucket(len(own)))
-    plan = make_plan(levels, n_levels, problem.plan.n_effects)
-    return replace(
-        problem,
-        y=problem.y[at],
-        trials=problem.trials[at],
-        weights=np.where(np.arange(size) < len(rows), problem.weights[at], 0.0),
-        offset=problem.offset[at],
-        X=problem.X[at],
-        Z=tuple(np.take(Z, at, axis=-1) for Z in problem.Z),
-        plan=plan,
-        phi_matrices=tuple(
-            None if matrix is None else matrix[at] for matrix in problem.phi_matrices
-        ),
+    few = problem.of_rows(
+        lambda values, axis: np.take(values, at, axis),
+        make_plan(levels, n_levels, problem.plan.n_effects),
     )
+    return few.replace(weights=np.where(np.arange(size) < len(rows), few.weights, 0.0))

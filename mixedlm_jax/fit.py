@@ -106,6 +106,8 @@ def fit_problem(
 class Begun:
     """Where a search begins: the problem it is made in, and `conditioned`'s way back to the
     reported beta (p, p).
+
+    rough: gives first parameters, beta as it is reported.
     """
 
     problem: Problem
@@ -123,10 +125,11 @@ def begin_fit(problem: Problem, start: dict | None = None) -> Begun:
     """What a search needs; start as in `fit_problem`."""
     host = jax.device_get(problem)  # on a processor these are the same arrays
     searched, back = conditioned(problem)
-    begun = Begun(jax.device_put(searched), back, lambda: first_params(host, start))
+    placed = jax.device_put(searched)
     if start:
-        begun.first  # noqa: B018  what cannot be started from is refused now
-    return begun
+        given = first_params(host, start)
+        return Begun(placed, back, lambda: given)
+    return Begun(placed, back, lambda: first_params(host, None))
 
 
 def finish_fit(
@@ -193,7 +196,10 @@ def finish_fit(
 
 
 def trimmed(fit: Fit, design: Design, order: np.ndarray | None = None) -> Fit:
-    """The fit of a `padded` design without what was added, rows as they stand in the design."""
+    """The fit of a `padded` design without what was added, rows as they stand in the design.
+
+    order: of the rows when it was padded, as there.
+    """
     sizes = [factor.n_levels for factor in design.factors]
     eta = fit.eta[: len(design.y)]
     if order is not None:

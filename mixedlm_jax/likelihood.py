@@ -4,7 +4,8 @@
 
 `laplace` is composed of two differentiable primitives (the modes and the log-determinant), so that
 any derivative of it follows. `laplace_gradient` is the same gradient written out: one adjoint solve
-with the factor at hand. Both leave out the base measure, `log_likelihood` has every constant.
+with the factor at hand; `adjoints` are what it and `hessian.laplace_hessian` share. All leave out
+the base measure, `log_likelihood` has every constant.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mixedlm_jax.arrays import Array
-from mixedlm_jax.blocks import over_blocks
+from mixedlm_jax.blocks import sum_over_blocks
 from mixedlm_jax.elimination import (
     Blocks,
     Effects,
@@ -90,11 +91,11 @@ def log_likelihood(params: Params, problem: Problem, u0: Effects) -> Array:
 
 
 class Adjoints(NamedTuple):
-    """What the gradient needs at the modes besides the rows; held fixed while it is taken."""
+    """What the gradient needs at the modes besides the rows, constant while it is taken."""
 
-    u: Effects
+    u: Effects  # per factor (k, levels)
     inverse: Blocks  # the entries of H^-1 on its pattern, H with the determinant's weights
-    pull: Effects  # lambda = H^-1 (Z Lambda)' c, with c_i = h_i w'_i / 2
+    multiplier: Effects  # lambda = H^-1 (Z Lambda)' c, with c_i = h_i w'_i / 2
 
 
 class Evaluation(NamedTuple):
@@ -114,11 +115,10 @@ def laplace_gradient(params: Params, problem: Problem, u0: Effects) -> Evaluatio
     """
     value, fixed, _ = adjoints(params, problem, u0)
 
-    def gradient_of(part, _):
-        return jax.grad(lambda point: jnp.sum(_surrogate(point, params, part, fixed)))(params), ()
+    def gradient(block, _):
+        return jax.grad(lambda point: jnp.sum(_surrogate(point, params, block, fixed)))(params)
 
-    gradient, _ = over_blocks(gradient_of, problem)
-    return Evaluation(value, gradient, fixed.u)
+    return Evaluation(value, sum_over_blocks(gradient, problem), fixed.u)
 
 
 def laplace_pieces(params: Params, problem: Problem, u0: Effects) -> Callable[[Params], Array]:
@@ -130,7 +130,7 @@ def laplace_pieces(params: Params, problem: Problem, u0: Effects) -> Callable[[P
     return lambda point: _surrogate(point, params, problem, fixed)
 
 
-class Hessians(NamedTuple):
+class ModeHessians(NamedTuple):
     """H at the modes: the one they move with, factored, and the one in the determinant."""
 
     observed: Factorization
@@ -139,39 +139,36 @@ class Hessians(NamedTuple):
 
 def adjoints(
     params: Params, problem: Problem, u0: Effects
-) -> tuple[Array, Adjoints, Hessians]:
+) -> tuple[Array, Adjoints, ModeHessians]:
     """The value of `laplace`, and what its gradient and its Hessian need."""
     plan, expected = problem.plan, problem.information == "expected"
     u = conditional_modes(params, problem, u0)
 
-    def sums_of(part, _):
-        z, eta = rows_at(part, params, u)
-        rows = row_terms(part, eta, params.phi)
+    def sums(block, _):
+        z, eta = rows_at(block, params, u)
+        rows = row_terms(block, eta, params.phi)
         weights = [rows.weight]
         if expected:
-            weights.append(determinant_weights(part, eta, params.phi))
-        return (jnp.sum(rows.value), [products_of_rows(part.plan, z, w) for w in weights]), ()
+            weights.append(determinant_weights(block, eta, params.phi))
+        return jnp.sum(rows.value), [products_of_rows(block.plan, z, w) for w in weights]
 
-    (value, products), _ = over_blocks(sums_of, problem)
+    log_density, products = sum_over_blocks(sums, problem)
     matrices = [penalised_products(part) for part in products]
-    # the modes move with the observed H, whatever weights the determinant has
-    observed, *other = [factorize(plan, matrix) for matrix in matrices]
-    log_det, inverse = determinant(plan, other[0] if expected else observed)
+    factors = [factorize(plan, matrix) for matrix in matrices]
+    # the modes move with the observed H, the first, whatever weights the determinant has
+    log_det, inverse = determinant(plan, factors[-1])
 
-    def centre_of(part, _):
-        z, eta = rows_at(part, params, u)
+    def centre(block, _):
+        z, eta = rows_at(block, params, u)
         slope = jax.jvp(
-            lambda point: determinant_weights(part, point, params.phi),
-            (eta,),
-            (jnp.ones_like(eta),),
+            lambda at: determinant_weights(block, at, params.phi), (eta,), (jnp.ones_like(eta),)
         )[1]
-        h = leverages(z, row_products(part.plan, inverse, z))
-        return adjoint(part.plan, z, 0.5 * h * slope), ()
+        h = leverages(z, row_products(block.plan, inverse, z))
+        return adjoint(block.plan, z, 0.5 * h * slope)
 
-    centre, _ = over_blocks(centre_of, problem)
-    pull = implicit_solve(problem, params, u, observed, centre)
-    value = 0.5 * dot(u, u) - value + 0.5 * log_det
-    return value, Adjoints(u, inverse, pull), Hessians(observed, matrices[-1])
+    multiplier = implicit_solve(problem, params, u, factors[0], sum_over_blocks(centre, problem))
+    value = 0.5 * dot(u, u) - log_density + 0.5 * log_det
+    return value, Adjoints(u, inverse, multiplier), ModeHessians(factors[0], matrices[-1])
 
 
 def _surrogate(point: Params, params: Params, problem: Problem, fixed: Adjoints) -> Array:
@@ -181,13 +178,13 @@ def _surrogate(point: Params, params: Params, problem: Problem, fixed: Adjoints)
     score = row_terms(problem, eta, params.phi).score
     weight = determinant_weights(problem, eta, params.phi)
     v = row_products(plan, fixed.inverse, z)
-    h, row_pull = leverages(z, v), predictor(plan, z, fixed.pull)
+    h, row_multiplier = leverages(z, v), predictor(plan, z, fixed.multiplier)
 
     z, eta = rows_at(problem, point, fixed.u)
     pieces = -row_log_density(problem, eta, point.phi)
     pieces += 0.5 * h * determinant_weights(problem, eta, point.phi)
-    pieces += row_pull * row_terms(problem, eta, point.phi).score
-    pieces += score * predictor(plan, z, fixed.pull)
+    pieces += row_multiplier * row_terms(problem, eta, point.phi).score
+    pieces += score * predictor(plan, z, fixed.multiplier)
     for own, part in zip(v, z, strict=True):
         pieces += jnp.sum(weight[None, :] * own * part, axis=0)
     return pieces

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mixedlm_jax.arrays import Array, precise
-from mixedlm_jax.blocks import over_blocks
+from mixedlm_jax.blocks import over_blocks, sum_over_blocks
 from mixedlm_jax.elimination import (
     Blocks,
     Effects,
@@ -74,23 +74,22 @@ def penalised(rows: RowTerms, u: Effects) -> Array:
 def penalised_gradient(problem: Problem, params: Params, u: Effects) -> Effects:
     """grad_u g, per factor (k, levels)."""
 
-    def pull_of(part, _):
-        z, eta = rows_at(part, params, u)
-        return adjoint(part.plan, z, row_terms(part, eta, params.phi).score), ()
+    def pull(block, _):
+        z, eta = rows_at(block, params, u)
+        return adjoint(block.plan, z, row_terms(block, eta, params.phi).score)
 
-    pull, _ = over_blocks(pull_of, problem)
-    return _minus(u, pull)
+    return _minus(u, sum_over_blocks(pull, problem))
 
 
 def factor_at(problem: Problem, params: Params, u: Effects) -> Factorization:
     """H at effects u, factored."""
 
-    def products_of(part, _):
-        z, eta = rows_at(part, params, u)
-        return products_of_rows(part.plan, z, row_terms(part, eta, params.phi).weight), ()
+    def products(block, _):
+        z, eta = rows_at(block, params, u)
+        return products_of_rows(block.plan, z, row_terms(block, eta, params.phi).weight)
 
-    products, _ = over_blocks(products_of, problem)
-    return factorize(problem.plan, penalised_products(products))
+    matrix = penalised_products(sum_over_blocks(products, problem))
+    return factorize(problem.plan, matrix)
 
 
 @jax.custom_jvp
@@ -124,12 +123,12 @@ def implicit_solve(
     """
 
     def multiply(x):
-        def pull_of(part, _):
-            z, eta = rows_at(part, params, u)
-            weight = row_terms(part, eta, params.phi).weight
-            return adjoint(part.plan, z, weight * predictor(part.plan, z, x)), ()
+        def pull(block, _):
+            z, eta = rows_at(block, params, u)
+            weight = row_terms(block, eta, params.phi).weight
+            return adjoint(block.plan, z, weight * predictor(block.plan, z, x))
 
-        pulled, _ = over_blocks(pull_of, problem)
+        pulled = sum_over_blocks(pull, problem)
         return tuple(own + part for own, part in zip(x, pulled, strict=True))
 
     fixed = jax.lax.stop_gradient(factor)
@@ -148,15 +147,16 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
     fixed = fixed_predictor(problem, params.beta)
 
     def evaluate(u):
-        def sums_of(part, known):
-            z, fixed = known
-            rows = row_terms(part, fixed + predictor(part.plan, z, u), params.phi)
-            pull = adjoint(part.plan, z, rows.score)
-            sums = jnp.sum(rows.value), pull, products_of_rows(part.plan, z, rows.weight)
-            return sums, () if part.family.log_concave else rows.weight
+        def sums(block, known):
+            own_z, own_fixed = known
+            rows = row_terms(block, own_fixed + predictor(block.plan, own_z, u), params.phi)
+            pull = adjoint(block.plan, own_z, rows.score)
+            products = products_of_rows(block.plan, own_z, rows.weight)
+            kept = () if block.family.log_concave else rows.weight
+            return (jnp.sum(rows.value), pull, products), kept
 
-        (value, pull, products), weight = over_blocks(sums_of, problem, (z, fixed))
-        return 0.5 * dot(u, u) - value, (pull, products, weight)
+        (log_density, pull, products), weight = over_blocks(sums, problem, (z, fixed))
+        return 0.5 * dot(u, u) - log_density, (pull, products, weight)
 
     def direction(u, found):
         pull, products, weight = found
@@ -172,7 +172,7 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
 def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
     """Newton's method on a pytree: one evaluation a round, steps halved until the objective falls.
 
-    `evaluate(point)` gives the objective and what `direction(point, rows)` needs for the step, its
+    `evaluate(point)` gives the objective and what `direction(point, found)` needs for the step, its
     predicted gain, and whether the true Hessian is positive definite. A full step that is to gain
     less than `tolerance` is the last: it is taken and its end not looked at. A start whose
     objective is not finite is exchanged for `refuge`; so is, once, a stationary point whose Hessian
@@ -184,10 +184,10 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
 
     def advance(state: _State) -> _State:
         trial = jax.tree.map(lambda own, part: own + state.length * part, state.point, state.step)
-        objective, rows = evaluate(trial)
+        objective, found = evaluate(trial)
         slack = rounding * (1.0 + jnp.abs(state.objective))
         accepted = jnp.isfinite(objective) & ~(objective > state.objective + slack)
-        step, gain, sound = direction(trial, rows)
+        step, gain, sound = direction(trial, found)
 
         def choose(new, old):
             return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)
@@ -248,9 +248,7 @@ def joint_gradient(problem: Problem, theta: Array, phi: Array, point: JointModes
     z, eta = rows_at(problem, params, point.u)
     score = row_terms(problem, eta, phi).score
     pull = adjoint(problem.plan, z, score)
-    return JointModes(
-        tuple(own - part for own, part in zip(point.u, pull, strict=True)), -score @ problem.X
-    )
+    return JointModes(_minus(point.u, pull), -score @ problem.X)
 
 
 @jax.custom_jvp
@@ -307,8 +305,8 @@ def joint_hessian(problem: Problem, z: Rows, weight: Array) -> JointHessian:
 
     Where H is not positive definite its factor is that without negative weights.
     """
-    products, _ = over_blocks(
-        lambda part, known: (JointProducts.of_rows(part, *known), ()), problem, (z, weight)
+    products = sum_over_blocks(
+        lambda block, known: JointProducts.of_rows(block, *known), problem, (z, weight)
     )
     factor, _ = _definite_factor(problem, z, weight, products.effects)
     return _bordered(problem.plan, factor, products)
@@ -349,17 +347,17 @@ def find_joint_modes(
     z = random_rows(problem, Params(theta, start.beta, phi))
 
     def evaluate(point):
-        def sums_of(part, z):
-            eta = fixed_predictor(part, point.beta) + predictor(part.plan, z, point.u)
-            rows = row_terms(part, eta, phi)
+        def sums(block, own_z):
+            eta = fixed_predictor(block, point.beta) + predictor(block.plan, own_z, point.u)
+            rows = row_terms(block, eta, phi)
             weight = rows.weight
-            if not part.family.log_concave:
+            if not block.family.log_concave:
                 weight = jnp.maximum(weight, 0.0)
-            pull = JointModes(adjoint(part.plan, z, rows.score), rows.score @ part.X)
-            return (jnp.sum(rows.value), pull, JointProducts.of_rows(part, z, weight)), ()
+            pull = JointModes(adjoint(block.plan, own_z, rows.score), rows.score @ block.X)
+            return jnp.sum(rows.value), pull, JointProducts.of_rows(block, own_z, weight)
 
-        (value, pull, products), _ = over_blocks(sums_of, problem, z)
-        return 0.5 * dot(point.u, point.u) - value, (pull, products)
+        log_density, pull, products = sum_over_blocks(sums, problem, z)
+        return 0.5 * dot(point.u, point.u) - log_density, (pull, products)
 
     def direction(point, found):
         pull, products = found
@@ -374,19 +372,20 @@ def find_joint_modes(
 
 
 def _definite_factor(
-    problem: Problem, z: Rows, weight: Array, products: Blocks
+    problem: Problem, z: Rows, weight: Any, products: Blocks
 ) -> tuple[Factorization, Array]:
     """A factor of H and True, or where H is not positive definite that without negative weights.
 
-    products: what the rows add to H. z, weight: of the rows, for families that may need them.
+    products: what the rows add to H. z, weight: of the rows, (k, n) per factor and (n,); those of a
+    family that is log-concave are not looked at.
     """
     factor = factorize(problem.plan, penalised_products(products))
     if problem.family.log_concave:
         return factor, jnp.array(True)
 
     def without_negative():
-        clipped, _ = over_blocks(
-            lambda part, known: (products_of_rows(part.plan, *known), ()),
+        clipped = sum_over_blocks(
+            lambda block, known: products_of_rows(block.plan, *known),
             problem,
             (z, jnp.maximum(weight, 0.0)),
         )
@@ -397,4 +396,5 @@ def _definite_factor(
 
 
 def _minus(a: Effects, b: Effects) -> Effects:
+    """a - b, per factor (k, levels)."""
     return tuple(own - part for own, part in zip(a, b, strict=True))

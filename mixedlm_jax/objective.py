@@ -86,22 +86,9 @@ class Objective:
     def hessian(self, problem: Problem, x: Array, aux: Any, at_once: int) -> Array:
         """Hessian of the value in x (d, d), symmetric but for rounding.
 
-        at_once: how many columns are made together, where columns are what it is made of.
+        at_once: columns made together; a Hessian that is written out has no need of it.
         """
-
-        def gradient(point: Array) -> Array:
-            return self.evaluate(problem, point, aux)[1]
-
-        def along(direction: Array) -> Array:
-            return jax.jvp(gradient, (x,), (direction,))[1]
-
-        directions = jnp.eye(len(x), dtype=x.dtype)
-        if at_once >= len(x):
-            return jax.vmap(along)(directions)
-        if self.width(problem) > 1:  # a linearisation would keep what every node of a row gave
-            return jax.lax.map(along, directions, batch_size=at_once)
-        _, push = jax.linearize(gradient, x)
-        return jax.lax.map(push, directions, batch_size=at_once)
+        return _hessian_by_columns(self, problem, x, aux, at_once)
 
     def pieces(self, problem: Problem, params: Params, aux: Any) -> Callable[[Params], Array]:
         """A function to (n,) numbers whose gradients at a point add up to the objective's.
@@ -118,6 +105,26 @@ class Objective:
         phi_slope: Jacobian of the natural phi in its unconstrained coordinates.
         """
         raise NotImplementedError
+
+
+def _hessian_by_columns(
+    objective: Objective, problem: Problem, x: Array, aux: Any, at_once: int
+) -> Array:
+    """`Objective.hessian` by pushing directions through the gradient's program."""
+
+    def gradient(point: Array) -> Array:
+        return objective.evaluate(problem, point, aux)[1]
+
+    def along(direction: Array) -> Array:
+        return jax.jvp(gradient, (x,), (direction,))[1]
+
+    directions = jnp.eye(len(x), dtype=x.dtype)
+    if at_once >= len(x):
+        return jax.vmap(along)(directions)
+    if objective.width(problem) > 1:  # a linearisation would keep what every node of a row gave
+        return jax.lax.map(along, directions, batch_size=at_once)
+    _, push = jax.linearize(gradient, x)
+    return jax.lax.map(push, directions, batch_size=at_once)
 
 
 class LaplaceObjective(Objective):
@@ -151,7 +158,7 @@ class LaplaceObjective(Objective):
         plan = in_smaller_blocks(problem.plan, _HESSIAN_TANGENTS // max(len(x), 1))
         tangents = len(problem.y) // max(plan.blocks, 1) * len(x)
         if plan.unformed is not None or tangents > _HESSIAN_TANGENTS:
-            return Objective.hessian(self, problem, x, aux, at_once)
+            return _hessian_by_columns(self, problem, x, aux, at_once)
         found = laplace_hessian(problem.split(x), problem.replace(plan=plan), aux)
         if problem.prior is not None:
             found -= jax.hessian(lambda x: log_prior(problem.split(x), problem))(x)
@@ -194,7 +201,7 @@ class QuadratureObjective(LaplaceObjective):
         return quadrature(params, problem, aux, self.nAGQ) - log_prior(params, problem)
 
     def hessian(self, problem, x, aux, at_once):
-        return Objective.hessian(self, problem, x, aux, at_once)
+        return _hessian_by_columns(self, problem, x, aux, at_once)
 
     def pieces(self, problem, params, aux):
         return quadrature_pieces(params, problem, aux, self.nAGQ)

@@ -1,6 +1,6 @@
 """The plan of a block elimination: which factor goes when, and the index arrays that say where to.
 
-Made once on the host from the grouping factors alone; `elimination` says what it is used for. All
+Made once on the host from the grouping factors; `elimination` says what it is used for. All
 index arrays are data (pytree leaves), so two data sets of one shape share one compiled program.
 Lists whose length depends on which levels meet are filled up to a bucket with spare entries: no row
 belongs to them, so they are 0 in H and in its factor.
@@ -35,8 +35,8 @@ _DENSE_WORK = 2.3
 # and its derivative terms.
 _PRODUCTS_PER_PROBE = 16
 
-# Rows of a block, at most: its arrays stay in the cache. Or as many as there are levels, whose sums
-# are added up block by block.
+# Rows of a block are at most so many, whose arrays stay in the cache, or the number of levels where
+# that is more: their sums are added up block by block.
 _BLOCK_ROWS = 2**18
 
 _static = {"static": True}
@@ -96,7 +96,8 @@ class Plan:
     unformed: Any = None  # an `Unformed`; None: S is formed, or there is none
     # In how many rounds of all levels of the only factor the rows stand, in order; 0: they do not.
     rounds: int = field(default=0, metadata=_static)
-    # In how many blocks of one size sums over the rows are made (`blocks`); 0: all rows at once.
+    # In how many blocks of one size sums over the rows are made (`blocks`), in the problem that a
+    # fit is searched in; 0: all rows at once.
     blocks: int = field(default=0, metadata=_static)
 
     @property
@@ -190,8 +191,8 @@ def with_rounds(plan: Plan) -> Plan:
 def in_blocks(plan: Plan) -> Plan:
     """The plan whose rows are summed in blocks, if they are many and no factors cross.
 
-    In the fewest of one size that are small enough, if there is such a number: the rows of a
-    `padded` design have one.
+    In the fewest of one size that are small enough; in none if the number of rows has no such
+    divisor, which that of a `padded` design has.
     """
     n = len(plan.levels[0]) if plan.levels else 0
     most = max(_BLOCK_ROWS, *plan.n_levels) if plan.levels else n

@@ -8,6 +8,7 @@ at which it is evaluated. Rows of Z Lambda are written z_i, held per grouping fa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -75,6 +76,24 @@ class Problem:
     prior: Any = None  # a `Prior`, whose log-density the objectives add; None for none
 
     replace = replace
+
+    def of_rows(self, take: Callable[..., Any], plan: Plan) -> Problem:
+        """The problem of some rows, in any order, and their plan.
+
+        take: gives these rows' part of an array along an axis, `take(values, axis)`.
+        """
+        return self.replace(
+            y=take(self.y, 0),
+            trials=take(self.trials, 0),
+            weights=take(self.weights, 0),
+            offset=take(self.offset, 0),
+            X=take(self.X, 0),
+            Z=tuple(take(Z, 1) for Z in self.Z),
+            plan=plan,
+            phi_matrices=tuple(
+                None if matrix is None else take(matrix, 0) for matrix in self.phi_matrices
+            ),
+        )
 
     @property
     def n_theta(self) -> int:

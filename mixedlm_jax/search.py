@@ -41,18 +41,22 @@ def search_optimum(
     first: gives these, and is asked where they are needed. given: which of them, "theta", "beta"
     and "phi", are somebody's: the search begins there.
     """
+    def from_rough() -> Search:
+        rounds = 0 if "theta" in given else SCORING_ROUNDS
+        return first_search(objective, problem, first(), rounds)
+
     search, source = None, "fewer groups"
     if not given and control.optimizer == "bfgs":
         search = from_fewer_groups(objective, problem, control)
     if search is None:
-        rounds = 0 if "theta" in given else SCORING_ROUNDS
-        search, source = first_search(objective, problem, first(), rounds), "pirls"
+        search, source = from_rough(), "pirls"
     if control.optimizer == "bobyqa":
         begun = outcome_of(objective, problem, search)
         return replace(without_gradients(objective, begun, control, watch), reason="asked for")
-    outcome = climb(
-        objective, problem, search, control, control.maxfun, watch, source=source
-    )
+    outcome = climb(objective, problem, search, control, control.maxfun, watch, source=source)
+    if outcome.stopped == "not finite" and source == "fewer groups":
+        # rows that are not among the few may lie outside the link's domain there
+        outcome = climb(objective, problem, from_rough(), control, control.maxfun, watch)
     if outcome.stopped != "limit" and looks_odd(outcome):
         outcome = second_start(objective, outcome, first(), control, watch)
     if outcome.stopped == "limit" or _acceptable(outcome):
@@ -66,7 +70,12 @@ def search_optimum(
 def from_fewer_groups(
     objective: Objective, problem: Problem, control: GlmerControl
 ) -> Search | None:
-    """A search that begins at the optimum of `fewer_groups`, None where there is no such thing."""
+    """A search that begins at the optimum of `fewer_groups`, None where there is no such thing.
+
+    The search of the few is part of finding a start: it is not watched, nor counted.
+    """
+    if problem.plan.kept:
+        return None
     whole = jax.device_get(problem)
     few = fewer_groups(whole)
     if few is None:

@@ -7,6 +7,7 @@ unrolled over k.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,11 @@ def gram(a: Array, b: Array, total: Callable[[Array], Array]) -> Array:
     position = np.zeros((k, k), int)
     position[rows, columns] = position[columns, rows] = np.arange(len(rows))
     return lower[position]
+
+
+def moved_along(at: Any, step: Array, along: Any) -> Any:
+    """A pytree moved by a displacement (d,); along: its changes along each, on a first axis."""
+    return jax.tree.map(lambda own, change: own + jnp.tensordot(step, change, 1), at, along)
 
 
 def plus_identity(blocks: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -114,28 +115,35 @@ def _first_size(problem: Problem, phi: Array) -> Array:
 
 def _first_beta(problem: Problem) -> np.ndarray:
     """Least squares for the link of a mean near each y, or for a constant predictor."""
-    family, offset = problem.family, np.asarray(problem.offset)
-    counted = np.asarray(problem.weights) > 0
-    some = np.flatnonzero(counted)
-    some = some[:: -(-len(some) // _FIRST_ROWS)]
-    arrays = (problem.y, problem.trials, problem.weights, problem.X)
-    y, trials, weights, X = (np.asarray(values)[some] for values in arrays)
+    counted = np.flatnonzero(np.asarray(problem.weights) > 0)
+    every = -(-len(counted) // _FIRST_ROWS)
+    # a level of a factor may have no row among few: its coefficient is then 0, and may leave the
+    # domain
+    for rows in (counted[::every], counted) if every > 1 else (counted,):
+        for beta in _betas(problem, rows):
+            eta = fixed_predictor(problem, beta)
+            if np.all(in_domain(problem.family, eta)[counted]):
+                return beta
+    raise DataError(
+        f"no starting fixed effects were found that keep every row inside the domain of the "
+        f"{problem.family.link.name} link; give start={{'beta': ...}} or use another link"
+    )
+
+
+def _betas(problem: Problem, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Least squares in some rows, for the mean near each y and for one mean of all."""
+    family = problem.family
+    arrays = (problem.y, problem.trials, problem.weights, problem.offset, problem.X)
+    y, trials, weights, offset, X = (np.asarray(values)[rows] for values in arrays)
     weight = weights * trials
     rms = np.sqrt(np.einsum("ij,ij->j", X, X) / len(X))
-    rms = np.where(rms > 0.0, rms, 1.0)  # a rare level's column may be 0 in these rows
+    rms = np.where(rms > 0.0, rms, 1.0)
     weighted = X * weight[:, None]
     gram = (weighted.T @ X) / np.outer(rms, rms)
     per_row = family.start_mean(y, trials)
-    pooled = np.full_like(y, np.average(per_row, weights=weight))
-    for mu in (per_row, pooled):
-        target = link(family, mu) - offset[some]
-        beta = np.linalg.lstsq(gram, weighted.T @ target / rms, rcond=None)[0] / rms
-        if np.all(in_domain(family, fixed_predictor(problem, beta))[counted]):
-            return beta
-    raise DataError(
-        f"no starting fixed effects were found that keep every row inside the domain of the "
-        f"{family.link.name} link; give start={{'beta': ...}} or use another link"
-    )
+    for mu in (per_row, np.full_like(y, np.average(per_row, weights=weight))):
+        target = link(family, mu) - offset
+        yield np.linalg.lstsq(gram, weighted.T @ target / rms, rcond=None)[0] / rms
 
 
 @program()

@@ -13,7 +13,7 @@ import pytest
 from layouts import LAYOUTS, compiled
 
 import mixedlm_jax as mlm
-from mixedlm_jax import buckets, fewer, objective, plan, search
+from mixedlm_jax import buckets, fewer, objective, plan, search, start
 from mixedlm_jax.blocks import over_blocks
 from mixedlm_jax.buckets import padded, row_bucket, row_order
 from mixedlm_jax.call import Call
@@ -28,7 +28,7 @@ from mixedlm_jax.modes import find_modes
 from mixedlm_jax.objective import LaplaceObjective
 from mixedlm_jax.plan import in_blocks, in_smaller_blocks, make_plan
 from mixedlm_jax.problem import zero_effects
-from mixedlm_jax.start import prepare
+from mixedlm_jax.start import first_params, prepare
 
 LAPLACE = LaplaceObjective()
 pytestmark = pytest.mark.usefixtures("x64")
@@ -40,9 +40,9 @@ def blocked(problem, blocks=4):
 
 @compiled
 def everything(problem, params):
-    start = zero_effects(problem)
-    found = laplace_gradient(params, problem, start)
-    return found, laplace_hessian(params, problem, start), prepare(problem, params, 2)
+    u = zero_effects(problem)
+    found = laplace_gradient(params, problem, u)
+    return found, laplace_hessian(params, problem, u), prepare(problem, params, 2)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_the_few_are_whole_groups(small):
     assert few is not None
     used = few.weights > 0
     assert 600 < used.sum() <= 900
-    drawn = frame[frame["y"].notna() & np.isin(frame["x"], few.X[used, 1])]
+    drawn = frame[np.isin(frame["x"], few.X[used, 1])]
     assert len(drawn) == used.sum()
     assert len(frame[frame["school"].isin(drawn["school"])]) == len(drawn)
     assert not frame[~frame.index.isin(drawn.index)]["room"].isin(drawn["room"]).any()
@@ -253,9 +253,40 @@ def test_a_start_that_was_given_is_where_it_starts(small, monkeypatch):
         mlm.glmer("y ~ x + (1 | room)", frame, "poisson", control=bobyqa)
 
 
+def test_few_that_know_nothing_of_rows_outside_the_domain(small):
+    """Three of 100 rooms have an x that only they have, where the few's slope leaves the domain."""
+    rng = np.random.default_rng(25)
+    room = np.arange(4000) % 100
+    x = np.where(room < 3, -0.97, rng.random(4000))
+    own = rng.normal(size=100)
+    own = np.where(np.arange(100) < 3, 0.2 * np.abs(own), own)
+    y = rng.gamma(3.0, 1.0 / (1.0 + x + 0.01 * own[room]) / 3.0)
+    frame = pd.DataFrame({"y": y, "x": x, "room": room})
+    model = mlm.glmer("y ~ x + (1 | room)", frame, mlm.families.Gamma("inverse"))
+    assert model.optinfo["path"] == ("pirls", "bfgs")
+    assert model.optinfo["stopped"] == "converged"
+
+
+def test_a_first_beta_from_few_rows(monkeypatch):
+    """Every second row is of one treatment: the first beta must then be fitted to all."""
+    rng = np.random.default_rng(0)
+    g, treatment = np.arange(400) // 2 % 30, np.where(np.arange(400) % 2 == 0, "a", "b")
+    eta = 1.5 + 0.3 * (treatment == "b") + 0.1 * rng.normal(size=30)[g]
+    frame = pd.DataFrame({"y": rng.gamma(5.0, 1.0 / eta / 5.0), "g": g, "treatment": treatment})
+    call = Call(parse("y ~ 0 + treatment + (1 | g)"), frame, mlm.families.Gamma("inverse"))
+    problem = call.problem(padded(call.build()[0]))
+    whole = first_params(problem, None).beta
+    monkeypatch.setattr(start, "_FIRST_ROWS", 200)
+    np.testing.assert_allclose(first_params(problem, None).beta, whole)
+    monkeypatch.setattr(start, "_FIRST_ROWS", 150)  # every third
+    np.testing.assert_allclose(first_params(problem, None).beta, whole, atol=0.3)
+
+
 def test_a_few_that_say_nothing_are_not_asked(small):
     """All groups alike: the few end on the boundary, and the search begins as any other."""
     frame = schools().assign(y=np.arange(4000) % 3)
+    call = described("y ~ x + (1 | room)", frame)
+    assert fewer_groups(call.problem(padded(call.build()[0]))) is not None
     with pytest.warns(mlm.SingularFitWarning):
         model = mlm.glmer("y ~ x + (1 | room)", frame, "poisson")
     assert model.optinfo["path"][0] == "pirls"

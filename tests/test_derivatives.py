@@ -197,6 +197,26 @@ def test_hessian_by_autodiff_alone(family, link, name, rng):
 
 
 @pytest.mark.parametrize("name", ["nested", "crossed"])
+def test_derivative_of_the_hessian(name, rng):
+    """Second derivatives of estimates are made of it."""
+    model = layouts.draw("poisson", "log", LAYOUTS[name], rng)
+    params, change = layouts.as_jax(model.params), rng.normal(size=len(model.problem.y))
+
+    def hessian(size, problem):
+        moved = problem.replace(offset=problem.offset + size * change)
+        return laplace_hessian(params, moved, zero_effects(problem))
+
+    @compiled
+    def slope(size, problem):
+        return jax.jvp(lambda size: hessian(size, problem), (size,), (1.0,))[1]
+
+    at = compiled(hessian)
+    h = 1e-4
+    by_differences = np.asarray(at(h, model.problem) - at(-h, model.problem)) / (2.0 * h)
+    near(slope(0.0, model.problem), by_differences, HESSIAN, "derivative of the Hessian")
+
+
+@pytest.mark.parametrize("name", ["nested", "crossed"])
 def test_hessian_of_a_function_of_the_likelihood(name, rng):
     """A curved function of the value needs the value's own derivative, not only its tangent's."""
     model = layouts.draw("binomial", "logit", LAYOUTS[name], rng)
