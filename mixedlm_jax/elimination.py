@@ -483,23 +483,21 @@ def log_determinant_curvature(
     still = jnp.zeros(d, matrix.diagonal[0].dtype)
 
     def eliminated(step: Array) -> tuple[Array, Any]:
-        """log|D| and S for the matrix moved along its tangents."""
+        """log|D| + tr(S^-1 S), that S^-1 fixed, and S, for M moved along its tangents."""
         factor: Any = factorize(plan, moved_along(matrix, step, tangents))
-        schur = None if corner is None else factor.corner.schur
-        return _chain_log_determinant(factor), schur
+        value = _chain_log_determinant(factor)
+        if corner is None:
+            return value, ()
+        return value + jnp.sum(corner.matrix * factor.corner.schur), factor.corner.schur
 
+    def along(direction: Array) -> Any:
+        return jax.jvp(jax.grad(eliminated, has_aux=True), (still,), (direction,))[1]
+
+    curvature, schur = jax.vmap(along)(jnp.eye(d, dtype=still.dtype))
     if corner is None:
-        return jax.hessian(lambda step: eliminated(step)[0])(still)
-
-    def with_fixed(step: Array) -> Array:
-        value, schur = eliminated(step)
-        return value + jnp.sum(corner.matrix * schur)
-
-    def turn(direction: Array) -> Array:
-        return corner.matrix @ jax.jvp(eliminated, (still,), (direction,))[1][1]
-
-    turns = jax.vmap(turn)(jnp.eye(d, dtype=still.dtype))
-    return jax.hessian(with_fixed)(still) - jnp.einsum("aij,bji->ab", turns, turns)
+        return curvature
+    turns = corner.matrix @ schur
+    return curvature - jnp.einsum("aij,bji->ab", turns, turns)
 
 
 def trace_terms(plan: Plan, a: Blocks, b: Blocks) -> dict[tuple[int, int], Array]:

@@ -49,7 +49,7 @@ def everything(problem, params):
     ("family", "link", "name", "information"),
     [
         ("binomial", "cloglog", "nested", "expected"),
-        ("student_t", "identity", "slope", "observed"),
+        ("gamma", "log", "slope", "observed"),
     ],
 )
 def test_blocks_add_up_to_all_rows(family, link, name, information, rng):
@@ -173,14 +173,12 @@ def schools(seed=1):
     rng = np.random.default_rng(seed)
     room = rng.permutation(np.arange(4000) % 400)
     school, x = room // 4, rng.normal(size=4000)
-    own, slope = rng.normal(size=(2, 100))
-    eta = 0.4 * x - 0.5 + 0.8 * own[school]
-    eta += 0.4 * slope[school] * x + 0.6 * rng.normal(size=400)[room]
+    eta = 0.4 * x - 0.5 + 0.8 * rng.normal(size=100)[school] + 0.6 * rng.normal(size=400)[room]
     y = rng.poisson(np.exp(eta))
     return pd.DataFrame({"y": y, "x": x, "school": school, "room": room})
 
 
-FORMULA = "y ~ x + (1 + x | school) + (1 | room)"
+FORMULA = "y ~ x + (1 | school) + (1 | room)"
 
 
 def described(formula, frame):
@@ -202,7 +200,7 @@ def test_the_few_are_whole_groups(small):
 
     call = described(FORMULA, drawn)
     of_frame = call.problem(padded(call.build()[0]))
-    params = layouts.as_jax(whole.split(np.array([0.5, 0.1, 0.3, 0.7, -0.2, 0.3])))
+    params = layouts.as_jax(whole.split(np.array([0.5, 0.7, -0.2, 0.3])))
     values = [
         float(compiled(laplace)(params, p, zero_effects(p))) - float(p.log_base)
         for p in (few, of_frame)
