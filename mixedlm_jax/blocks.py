@@ -41,7 +41,7 @@ def over_blocks(
             return jax.lax.dynamic_slice_in_dim(values, i * size, size, axis)
 
         levels = tuple(cut(of_row, 0) for of_row in problem.plan.levels)
-        part = problem.of_rows(cut, replace(problem.plan, levels=levels, blocks=0))
+        part = problem.with_rows(cut, replace(problem.plan, levels=levels, blocks=0))
         return of_block(part, jax.tree.map(lambda values: cut(values, -1), rows))
 
     def add(total: Any, i: Array) -> tuple[Any, Any]:

@@ -1,8 +1,8 @@
 """Some of the groups of a problem: a fit of very many rows begins where theirs ends.
 
-Whole groups of the coarsest grouping factor are drawn, so that the few are a model of the same
-parameters: its optimum lies about as many standard errors of the whole from the whole's optimum as
-the root of the ratio of their sizes, and its Hessian is that of the whole on a smaller scale.
+Whole groups of the coarsest grouping factor are drawn, so that the few have the parameters of the
+whole. With a share s of the rows their optimum lies about 1 / sqrt(s) standard errors of the whole
+from its optimum, and their Hessian is about s times its Hessian.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _filled_up(problem: Problem, rows: np.ndarray) -> Problem:
         own, code = np.unique(of_row[at], return_inverse=True)
         levels.append(code)
         n_levels.append(bucket(len(own)))
-    few = problem.of_rows(
+    few = problem.with_rows(
         lambda values, axis: np.take(values, at, axis),
         make_plan(levels, n_levels, problem.plan.n_effects),
     )

@@ -77,7 +77,7 @@ class Problem:
 
     replace = replace
 
-    def of_rows(self, take: Callable[..., Any], plan: Plan) -> Problem:
+    def with_rows(self, take: Callable[..., Any], plan: Plan) -> Problem:
         """The problem of some rows, in any order, and their plan.
 
         take: gives these rows' part of an array along an axis, `take(values, axis)`.

@@ -251,9 +251,9 @@ def _check_scalar(function: Callable[..., Array], takes: tuple[str, ...], names:
     number = jax.ShapeDtypeStruct((), np.float32)
     try:
         made = jax.eval_shape(function, number, number, dict.fromkeys(names, number))
-    # A caller's own function runs here, and JAX's errors while it is traced have no common root:
-    # whatever is raised means the same, and is named in the message and kept as its cause.
-    except Exception as error:
+    except Exception as error:  # a caller's own function runs here, and may raise anything
+        # JAX's errors while tracing have no common root: whatever is raised means the same, and is
+        # named in the message and kept as its cause
         first = next(iter(str(error).splitlines()), "no message")
         raise ArgumentError(
             "log_density cannot be traced by JAX as a function of numbers y and eta and the dict "
