@@ -39,6 +39,7 @@ LONG = {
     "test_parts.py::test_no_zero_inflation_is_said[zi_disp_nbinom2]",
     "test_parts.py::test_quadrature_of_zero_inflation",
     "test_robust.py::test_scores_of_herds_and_of_groups_of_herds[1-cbpp_logit_agq10-10]",
+    "test_structures.py::TestAgainstGlmmTMB::test_components[sleep_cs_days]",
     "test_structures.py::TestAgainstGlmmTMB::test_estimates[sleep_cs_days]",
 }
 

@@ -113,7 +113,7 @@ def test_blocks_are_halved_until_they_are_small():
 
 
 def test_a_hessian_of_many_parameters_bounds_its_memory(rng, monkeypatch):
-    model = layouts.draw("poisson", "log", LAYOUTS["nested"], rng)
+    model = layouts.draw("poisson", "log", LAYOUTS["intercept"], rng)
     problem, x = model.problem, jnp.asarray(model.flat)
 
     def hessian(problem):
