@@ -20,6 +20,9 @@ from mixedlm_jax.pattern import INDEX
 from mixedlm_jax.plan import Border, Plan
 from mixedlm_jax.small import apply, cross, gram, sum_by
 
+# A triangular matrix of no more rows is not divided.
+_UNDIVIDED = 256
+
 
 def columns_of(plan: Plan, s: int, offset: int) -> Array:
     """The columns of S that each row touches through kept factor s, (k, n)."""
@@ -188,10 +191,39 @@ def _log_determinant_jvp(primals, tangents):
 @jax.custom_jvp
 def inverse(matrix: Array, root: Array) -> Array:
     """Inverse of a symmetric positive definite matrix from its Cholesky factor."""
-    return jax.scipy.linalg.cho_solve((root, True), jnp.eye(matrix.shape[0], dtype=matrix.dtype))
+    return _product_with_transpose(_inverse_of_lower(root))
 
 
 @inverse.defjvp
 def _inverse_jvp(primals, tangents):
     value = inverse(*primals)
     return value, -(value @ tangents[0] @ value)
+
+
+# An inverse by halves: two thirds of the work of solving for the columns of an identity, all of it
+# in products of matrices, which use every core.
+
+
+def _inverse_of_lower(root: Array) -> Array:
+    """L^-1 of a lower triangular matrix."""
+    n = len(root)
+    if n <= _UNDIVIDED:
+        identity = jnp.eye(n, dtype=root.dtype)
+        return jax.scipy.linalg.solve_triangular(root, identity, lower=True)
+    half = n // 2
+    first = _inverse_of_lower(root[:half, :half])
+    second = _inverse_of_lower(root[half:, half:])
+    between = -(second @ (root[half:, :half] @ first))
+    return jnp.block([[first, jnp.zeros_like(between.T)], [between, second]])
+
+
+def _product_with_transpose(lower: Array) -> Array:
+    """M'M of a lower triangular matrix M."""
+    n = len(lower)
+    if n <= _UNDIVIDED:
+        return lower.T @ lower
+    half = n // 2
+    between, second = lower[half:, :half], lower[half:, half:]
+    first = _product_with_transpose(lower[:half, :half]) + between.T @ between
+    across = second.T @ between
+    return jnp.block([[first, across.T], [across, _product_with_transpose(second)]])

@@ -44,6 +44,12 @@ from mixedlm_jax.problem import (
 # Newton converges quadratically: a step that is to gain less leaves an error of about this size.
 # In single precision both this and the slack are what `precise` makes of them.
 MODE_TOLERANCE = 1e-12
+# With a factor of H from elsewhere convergence is linear: a step is to gain less than this share of
+# the one before, or the factor is made anew.
+_CHORD_DECREASE = 1e-2
+CHORD_TOLERANCE = 1e-18
+# Columns of S from which on a factor of H serves for several steps.
+_MANY_COLUMNS = 256
 _MAX_ROUNDS = 200
 _MAX_HALVINGS = 30
 # Rounding of a sum of rows, relative to its size: an increase of g below it is no increase.
@@ -58,6 +64,7 @@ class _State(NamedTuple):
     gain: Array  # what the whole step is predicted to gain
     restarted: Array  # whether it was sent to the refuge for want of a definite Hessian
     rounds: Array
+    slow: Array  # whether the last step left too much to the next
 
 
 def dot(a: Effects, b: Effects) -> Array:
@@ -166,10 +173,42 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
         return step, 0.5 * dot(downhill, step), sound
 
     origin = jax.tree.map(jnp.zeros_like, u0)
-    return _newton(evaluate, direction, u0, origin)
+    if not _keeps_factor(problem):
+        return _newton(evaluate, direction, u0, origin)[:3]
+
+    def with_one_factor(state):
+        start, _, rounds, _ = state
+        factor = factor_at(problem, params, start)
+
+        def chord(u, found):
+            downhill = _minus(found[0], u)
+            step = solve(plan, factor, downhill)
+            return step, 0.5 * dot(downhill, step), jnp.array(True)
+
+        u, gain, more, found = _newton(evaluate, chord, start, origin, chord=True)
+        return u, gain, rounds + more, found
+
+    def unfinished(state):
+        _, _, rounds, found = state
+        return ~found & (rounds < _MAX_ROUNDS)
+
+    unknown = jnp.full((), jnp.inf, u0[0].dtype)
+    state = (u0, unknown, jnp.zeros((), int), jnp.array(False))
+    return jax.lax.while_loop(unfinished, with_one_factor, state)[:3]
 
 
-def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
+def _keeps_factor(problem: Problem) -> bool:
+    """Whether modes are found with one factor of H for several steps, the chord method.
+
+    Where S is large a factor takes longer than many evaluations of the rows. H is positive definite
+    everywhere where the family is log-concave: there is nothing to find out about it.
+    """
+    plan = problem.plan
+    formed = bool(plan.kept) and plan.unformed is None
+    return formed and plan.n_columns >= _MANY_COLUMNS and problem.family.log_concave
+
+
+def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE, chord=False):
     """Newton's method on a pytree: one evaluation a round, steps halved until the objective falls.
 
     `evaluate(point)` gives the objective and what `direction(point, found)` needs for the step, its
@@ -177,7 +216,10 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
     less than `tolerance` is the last: it is taken and its end not looked at. A start whose
     objective is not finite is exchanged for `refuge`; so is, once, a stationary point whose Hessian
     is not positive definite (a saddle between two modes).
-    Returns the point, that gain (inf: not reached), and the rounds spent.
+    chord: the steps are made with the Hessian at the start. Those after the first are to gain less
+    than `CHORD_TOLERANCE`, and where one leaves too much to the next the iteration ends without
+    having found the point.
+    Returns the point, that gain (inf: not reached), the rounds spent, and whether it was found.
     """
     unknown = jnp.full((), jnp.inf, jax.tree.leaves(start)[0].dtype)
     tolerance, rounding = (precise(size, unknown.dtype) for size in (tolerance, _SLACK))
@@ -205,11 +247,18 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
             gain=jnp.where(astray, jnp.inf, choose(gain, state.gain)),
             restarted=state.restarted | astray,
             rounds=state.rounds + 1,
+            slow=accepted & (gain > _CHORD_DECREASE * state.gain) if chord else state.slow,
         )
+
+    def reached(state: _State) -> Array:
+        if not chord:
+            return state.gain < tolerance
+        # the first direction is Newton's own
+        return state.gain < jnp.where(state.rounds == 1, tolerance, CHORD_TOLERANCE)
 
     def unfinished(state: _State) -> Array:
         moving = (state.length > 0.5**_MAX_HALVINGS) & (state.rounds < _MAX_ROUNDS)
-        return ~(state.gain < tolerance) & moving
+        return ~reached(state) & moving & ~state.slow
 
     first = _State(
         point=start,
@@ -219,11 +268,12 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE):
         gain=unknown,
         restarted=jnp.zeros((), bool),
         rounds=jnp.zeros((), int),
+        slow=jnp.array(False),
     )
     last = jax.lax.while_loop(unfinished, advance, first)
-    found = last.gain < tolerance
+    found = reached(last)
     point = jax.tree.map(lambda own, part: jnp.where(found, own + part, own), last.point, last.step)
-    return point, last.gain, last.rounds
+    return point, last.gain, last.rounds, found
 
 
 class JointModes(NamedTuple):
@@ -368,7 +418,7 @@ def find_joint_modes(
         return step, gain, jnp.array(True)
 
     origin = start._replace(u=jax.tree.map(jnp.zeros_like, start.u))
-    return _newton(evaluate, direction, start, origin, tolerance)
+    return _newton(evaluate, direction, start, origin, tolerance)[:3]
 
 
 def _definite_factor(

@@ -13,6 +13,7 @@ import pytest
 from layouts import LAYOUTS, MORE_LAYOUTS, Group, Layout, Model
 from threadpoolctl import threadpool_limits
 
+from mixedlm_jax import corner, modes
 from mixedlm_jax import plan as planning
 from mixedlm_jax.elimination import (
     Effects,
@@ -202,6 +203,50 @@ def test_log_likelihood_has_every_constant(family, link, name, rng):
         model = layouts.draw(family, link, LAYOUTS[name], again, weights=weights, offset=True)
         found = whole(model.problem, layouts.as_jax(model.params))
         near(found, model.oracle(model.flat).log_likelihood, weights)
+
+
+@pytest.mark.parametrize(
+    ("family", "link", "name"),
+    [("binomial", "probit", "three-way crossed"), ("poisson", "sqrt", "slopes nested and crossed")],
+)
+def test_a_factor_that_serves_for_several_steps_leads_to_the_same_modes(
+    family, link, name, monkeypatch, rng
+):
+    monkeypatch.setattr(modes, "_MANY_COLUMNS", 1)
+    model = layouts.draw(family, link, ALL[name], rng, weights="prior", offset=True)
+    problem, params = model.problem, layouts.as_jax(model.params)
+    expected = tuple(model.oracle(model.flat).modes(model.dense))
+    find = jax.jit(lambda start: find_modes(params, problem, start), compiler_options=QUICKLY)
+    nowhere = zero_effects(problem)
+    near_by = tuple(part + 1e-3 * rng.normal(size=part.shape) for part in expected)
+    far = tuple(rng.normal(size=part.shape) * 40.0 for part in nowhere)
+    beyond = tuple(np.full(part.shape, 1e300) for part in nowhere)
+    for start in (nowhere, near_by, far, beyond, expected):
+        u, gain, rounds = find(start)
+        assert gain < 1e-12
+        assert rounds < 60
+        for own, part in zip(u, expected, strict=True):
+            near(own, part, "modes")
+    assert rounds == 1  # at the modes themselves
+
+    def coarse(part):
+        return np.asarray(part, np.float32) if part.dtype == np.float64 else part
+
+    single = jax.tree.map(coarse, (params, problem, nowhere))
+    u, gain, rounds = jax.jit(find_modes, compiler_options=QUICKLY)(*single)
+    assert u[0].dtype == np.float32
+    assert rounds < 30
+    for own, part in zip(u, expected, strict=True):
+        np.testing.assert_allclose(own, part, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 8, 27])
+def test_an_inverse_by_halves(n, monkeypatch, rng):
+    monkeypatch.setattr(corner, "_UNDIVIDED", 3)
+    draws = rng.normal(size=(n, 2 * n))
+    matrix = draws @ draws.T
+    found = corner.inverse(matrix, np.linalg.cholesky(matrix))
+    near(found, np.linalg.inv(matrix), "inverse")
 
 
 def log_likelihood_at(problem: Problem, params: Params) -> jax.Array:
