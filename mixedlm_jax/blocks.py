@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mixedlm_jax.arrays import Array
+from mixedlm_jax.plan import Window
 from mixedlm_jax.problem import Problem
 
 
@@ -31,27 +32,39 @@ def over_blocks(
     problem: its plan is one of `plan.in_blocks` or has no blocks: in a block nothing crosses, and
     rows are in no rounds.
     """
-    count = problem.plan.blocks
-    if count <= 1:
+    plan = problem.plan
+    if plan.blocks <= 1:
         return of_block(problem, rows)
-    size = len(problem.y) // count
+    size = len(problem.y) // plan.blocks
 
-    def block(i: Array) -> tuple[Any, Any]:
+    def block(i: Array, window: Window | None) -> tuple[Any, Any]:
         def cut(values: Array, axis: int) -> Array:
             return jax.lax.dynamic_slice_in_dim(values, i * size, size, axis)
 
-        levels = tuple(cut(of_row, 0) for of_row in problem.plan.levels)
-        part = problem.with_rows(cut, replace(problem.plan, levels=levels, blocks=0))
+        levels = [cut(of_row, 0) for of_row in plan.levels]
+        if window is not None:
+            levels[plan.chain[0]] -= window.first
+        own = replace(plan, levels=tuple(levels), blocks=0, windows=None, window=window)
+        part = problem.with_rows(cut, own)
         return of_block(part, jax.tree.map(lambda values: cut(values, -1), rows))
 
-    def add(total: Any, i: Array) -> tuple[Any, Any]:
-        sums, kept = block(i)
-        return jax.tree.map(jnp.add, total, sums), kept
+    def add(total: Any, at: tuple[Array, Window | None]) -> tuple[Any, Any]:
+        i, window = at
+        sums, kept = block(i, window)
+        return jax.tree.map(lambda whole, part: _plus(whole, part, window), total, sums), kept
 
-    sums, _ = jax.eval_shape(block, 0)
+    sums, _ = jax.eval_shape(lambda: block(jnp.zeros((), int), None))
     nothing = jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), sums)
-    total, kept = jax.lax.scan(add, nothing, jnp.arange(count))
+    total, kept = jax.lax.scan(add, nothing, (jnp.arange(plan.blocks), plan.windows))
     return total, jax.tree.map(_joined, kept)
+
+
+def _plus(total: Array, part: Array, window: Window | None) -> Array:
+    """The total with a block's part of it, which may be that of a window of levels (..., width)."""
+    if window is None or part.shape == total.shape:
+        return total + part
+    here = jax.lax.dynamic_slice_in_dim(total, window.first, window.width, -1)
+    return jax.lax.dynamic_update_slice_in_dim(total, here + part, window.first, -1)
 
 
 def sum_over_blocks(

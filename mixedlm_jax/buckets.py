@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixedlm_jax.arrays import placeable
 from mixedlm_jax.design import Design, Factor
 
 # Up to these sizes a bucket is a power of two: there a fit's time is not in its arithmetic.
@@ -53,11 +54,16 @@ def lane_bucket(n: int) -> int:
     return bucket(n, _SMALL_LANES)
 
 
-def filled_rows(values: np.ndarray, size: int, axis: int = -1) -> np.ndarray:
-    """A copy of values, n > 0 along the axis, filled up to `size` with copies of the first ones."""
+def filled_rows(
+    values: np.ndarray, size: int, axis: int = -1, out: np.ndarray | None = None
+) -> np.ndarray:
+    """A copy of values, n > 0 along the axis, filled up to `size` with copies of the last ones.
+
+    out: where to, in place of new memory.
+    """
     n, lead = values.shape[axis], (slice(None),) * (axis % values.ndim)
-    copies = [values[(*lead, slice(min(n, size - at)))] for at in range(n, size, n)]
-    return np.concatenate([values, *copies], axis=axis)
+    copies = [values[(*lead, slice(-min(n, size - at), None))] for at in range(n, size, n)]
+    return np.concatenate([values, *copies], axis=axis, out=out)
 
 
 def row_order(design: Design) -> np.ndarray | None:
@@ -80,7 +86,7 @@ def row_order(design: Design) -> np.ndarray | None:
 
 
 def padded(design: Design, order: np.ndarray | None = None) -> Design:
-    """The design filled up to buckets, with copies of its first rows that have weight 0.
+    """The design filled up to buckets, with copies of its last rows that have weight 0.
 
     order: `row_order` of the design (n,): which of its rows stands where. None: as they stand.
     """
@@ -88,12 +94,16 @@ def padded(design: Design, order: np.ndarray | None = None) -> Design:
     row = None if order is None else filled_rows(order, size)
 
     def take(values: np.ndarray, axis: int = -1) -> np.ndarray:
+        shape = list(values.shape)
+        shape[axis] = size
+        taken = placeable(shape, values.dtype)
         if row is None:
-            return filled_rows(values, size, axis)
+            return filled_rows(values, size, axis, taken)
         first = np.take(values, [0], axis)
         if np.all(values == first):  # offsets, weights and intercepts often are
-            return np.repeat(first, size, axis)
-        return np.take(values, row, axis)
+            taken[...] = first
+            return taken
+        return np.take(values, row, axis, taken, mode="clip")  # "raise" would copy once more
 
     levels = tuple((take(factor.levels), bucket(factor.n_levels)) for factor in design.factors)
     return _laid_out(design, take, np.arange(size) < n, levels)
@@ -157,12 +167,20 @@ def _laid_out(
     used: np.ndarray,
     levels: tuple[tuple[np.ndarray, int], ...],
 ) -> Design:
-    """The design with its rows as `take` takes them; those that are not used have weight 0."""
+    """The design with its rows as `take` takes them; those that are not used have weight 0.
+
+    take: makes a new array each time.
+    """
+    y, trials, weights = take(design.y), take(design.trials), take(design.weights)
+    spare = ~used
+    weights[spare] = 0.0
+    for values in (y, trials):
+        values[spare] = values[np.argmax(weights > 0)]
     return replace(
         design,
-        y=take(design.y),
-        trials=take(design.trials),
-        weights=np.where(used, take(design.weights), 0.0),
+        y=y,
+        trials=trials,
+        weights=weights,
         offset=take(design.offset),
         X=take(design.X, axis=0),
         factors=tuple(

@@ -20,6 +20,7 @@ from mixedlm_jax.fit import Fit, fit_problem, trimmed
 from mixedlm_jax.formula import Formula, parse_part
 from mixedlm_jax.identification import check_identified
 from mixedlm_jax.pearson import with_dispersion
+from mixedlm_jax.placement import let_go
 from mixedlm_jax.plan import in_blocks
 from mixedlm_jax.priors import as_prior
 from mixedlm_jax.problem import Problem, make_problem
@@ -146,13 +147,23 @@ class Call:
         check_verbose(verbose)
         order = row_order(design)
         with single_blas_thread(), jax.enable_x64(True):
-            problem = self.problem(padded(design, order))
-            with progress(verbose, lambda: float(problem.log_base)) as watch:
-                fit = fit_problem(
-                    problem, nAGQ=int(self.nAGQ), control=control, start=start, watch=watch
-                )
+            fit = self._fit_padded(padded(design, order), control, start, verbose)
+            let_go()
         fit = trimmed(fit, design, order)
         return with_dispersion(design, self.family, fit) if self.family.is_quasi else fit
+
+    def _fit_padded(
+        self,
+        design: Design,
+        control: GlmerControl,
+        start: dict[str, Any] | None,
+        verbose: int | None,
+    ) -> Fit:
+        problem = self.problem(design)
+        with progress(verbose, lambda: float(problem.log_base)) as watch:
+            return fit_problem(
+                problem, nAGQ=int(self.nAGQ), control=control, start=start, watch=watch
+            )
 
 
 def _check_nAGQ(nAGQ: int) -> None:

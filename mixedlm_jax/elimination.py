@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from mixedlm_jax.arrays import Array
 from mixedlm_jax.corner import DenseCorner, DenseFactor, border_times, columns_of, spread
-from mixedlm_jax.plan import Plan, Stage
+from mixedlm_jax.plan import Plan, Stage, Window
 from mixedlm_jax.small import (
     apply,
     contract,
@@ -78,24 +78,35 @@ class Factorization(NamedTuple):
 def of_rows(plan: Plan, f: int, values: Array) -> Array:
     """What each row has of the values of a factor's levels: (..., levels) -> (..., n).
 
-    Rows in rounds of all levels (`Plan.rounds`) make it a copy along an axis.
+    Rows in rounds of all levels (`Plan.rounds`) make it a copy along an axis. The rows of a block
+    with a window look no further than that.
     """
     if plan.rounds:
         lead = values.shape[:-1]
         tiled = jnp.broadcast_to(values[..., None, :], (*lead, plan.rounds, values.shape[-1]))
         return tiled.reshape((*lead, -1))
+    window = _window(plan, f)
+    if window is not None:
+        values = jax.lax.dynamic_slice_in_dim(values, window.first, window.width, -1)
     return values[..., plan.levels[f]]
 
 
 def of_levels(plan: Plan, f: int, values: Array) -> Array:
     """Sums over the rows of each level of a factor: (..., n) -> (..., levels).
 
-    Rows in rounds of all levels make it a sum along an axis.
+    Rows in rounds of all levels make it a sum along an axis. In a block with a window the sums are
+    those of its levels (..., width).
     """
-    size = plan.n_levels[f]
+    window = _window(plan, f)
+    size = plan.n_levels[f] if window is None else window.width
     if plan.rounds:
         return jnp.sum(values.reshape((*values.shape[:-1], plan.rounds, size)), axis=-2)
     return sum_by(values, plan.levels[f], size)
+
+
+def _window(plan: Plan, f: int) -> Window | None:
+    """Of a factor's levels, if the plan is a block's that has one for it."""
+    return plan.window if f in plan.chain[:1] else None
 
 
 def predictor(plan: Plan, z: Rows, u: Effects) -> Array:

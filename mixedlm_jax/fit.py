@@ -17,6 +17,7 @@ from mixedlm_jax.curvature import Curvature
 from mixedlm_jax.design import Design
 from mixedlm_jax.elimination import Effects
 from mixedlm_jax.errors import FitError
+from mixedlm_jax.families import Family
 from mixedlm_jax.objective import Objective, objective_for
 from mixedlm_jax.plan import DEFAULT_CROSSING, Crossing
 from mixedlm_jax.problem import Params, Problem
@@ -35,6 +36,8 @@ from mixedlm_jax.verdict import (
 
 # Condition of X'X, columns scaled, from which X is exchanged for an orthogonal basis.
 _COLLINEAR = 1e4
+# Rows that are looked at together, whose arrays stay in the cache.
+_ROWS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -324,12 +327,21 @@ def _separated(
 
 def _at_an_end(problem: Problem, fixed_mean: np.ndarray) -> bool:
     """Whether the fixed effects alone put a response at an end of its range all but there."""
-    y, trials = np.asarray(problem.y), np.asarray(problem.trials)
-    low, high = problem.family.bounds(trials)
+    rows = [np.asarray(part) for part in (problem.y, problem.trials, problem.weights, fixed_mean)]
+    parts = range(0, len(fixed_mean), _ROWS_AT_ONCE)
+    return any(
+        _are_at_an_end(problem.family, *(own[first : first + _ROWS_AT_ONCE] for own in rows))
+        for first in parts
+    )
+
+
+def _are_at_an_end(
+    family: Family, y: np.ndarray, trials: np.ndarray, weights: np.ndarray, fixed_mean: np.ndarray
+) -> bool:
+    low, high = family.bounds(trials)
     mean = trials * fixed_mean
     near_low, near_high = mean - low < ALL_BUT, high - mean < ALL_BUT
     if not (np.any(near_low) or np.any(near_high)):
         return False
     reached = ((y <= low) & near_low) | ((y >= high) & near_high)
-    used = (np.asarray(problem.weights) > 0) & (trials > 0)
-    return bool(np.any(reached & used))
+    return bool(np.any(reached & (weights > 0) & (trials > 0)))

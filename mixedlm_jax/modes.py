@@ -155,14 +155,14 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
 
     def evaluate(u):
         def sums(block, known):
-            own_z, own_fixed = known
-            rows = row_terms(block, own_fixed + predictor(block.plan, own_z, u), params.phi)
+            own_z = random_rows(block, params)
+            rows = row_terms(block, known + predictor(block.plan, own_z, u), params.phi)
             pull = adjoint(block.plan, own_z, rows.score)
             products = products_of_rows(block.plan, own_z, rows.weight)
             kept = () if block.family.log_concave else rows.weight
             return (jnp.sum(rows.value), pull, products), kept
 
-        (log_density, pull, products), weight = over_blocks(sums, problem, (z, fixed))
+        (log_density, pull, products), weight = over_blocks(sums, problem, fixed)
         return 0.5 * dot(u, u) - log_density, (pull, products, weight)
 
     def direction(u, found):

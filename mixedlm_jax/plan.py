@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mixedlm_jax.arrays import Array
+from mixedlm_jax.arrays import Array, placeable
 from mixedlm_jax.buckets import bucket
 from mixedlm_jax.pattern import (
     INDEX,
@@ -38,6 +38,8 @@ _PRODUCTS_PER_PROBE = 16
 # Rows of a block are at most so many, whose arrays stay in the cache, or the number of levels where
 # that is more: their sums are added up block by block.
 _BLOCK_ROWS = 2**18
+# A block's rows have few of a factor's levels where these are no more than this share of them.
+_NARROW = 0.5
 
 _static = {"static": True}
 
@@ -84,6 +86,15 @@ class Stage:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Window:
+    """The levels of the first factor on the chain that a block's rows may have: a range of them."""
+
+    first: Array  # (); of all blocks (blocks,)
+    width: int = field(metadata=_static)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Plan:
     """Index arrays of an elimination; `chain` and `kept` number the factors of the design."""
 
@@ -99,6 +110,9 @@ class Plan:
     # In how many blocks of one size sums over the rows are made (`blocks`), in the problem that a
     # fit is searched in; 0: all rows at once.
     blocks: int = field(default=0, metadata=_static)
+    windows: Window | None = None  # of the blocks, where rows stand in the order of their levels
+    # Of the block whose plan this is: the levels of its rows are counted from the window's first.
+    window: Window | None = None
 
     @property
     def steps(self) -> list[tuple[int, int, Stage]]:
@@ -143,7 +157,7 @@ def make_plan(
     crossing: Crossing = DEFAULT_CROSSING,
 ) -> Plan:
     """Plan the elimination for rows with these levels (each (n,); a level may have no row)."""
-    rows = [np.asarray(level).astype(INDEX) for level in levels]
+    rows = [_placed_index(level) for level in levels]
     chain, kept = elimination_order(rows, n_levels, n_effects)
     borders = [_list_border(f, kept, rows, n_levels, n_effects) for f in chain] if kept else []
     columns = sum(n_effects[s] * n_levels[s] for s in kept)
@@ -177,6 +191,12 @@ def make_plan(
     )
 
 
+def _placed_index(levels: np.ndarray) -> np.ndarray:
+    index = placeable(np.shape(levels), INDEX)
+    index[...] = levels
+    return index
+
+
 def with_rounds(plan: Plan) -> Plan:
     """The plan of one factor that knows of the rounds its rows stand in, if they do (NumPy)."""
     if len(plan.levels) != 1:
@@ -189,26 +209,51 @@ def with_rounds(plan: Plan) -> Plan:
 
 
 def in_blocks(plan: Plan) -> Plan:
-    """The plan whose rows are summed in blocks, if they are many and no factors cross.
+    """The plan whose rows are summed in blocks, if they are many and no factors cross (NumPy).
 
     In the fewest of one size that are small enough; in none if the number of rows has no such
     divisor, which that of a `padded` design has.
     """
-    n = len(plan.levels[0]) if plan.levels else 0
-    most = max(_BLOCK_ROWS, *plan.n_levels) if plan.levels else n
-    if n <= most or plan.kept:
+    if not plan.chain or plan.kept:
         return plan
+    largest, *others = (plan.n_levels[f] for f in plan.chain)
+    blocks = _count_blocks(plan, max(_BLOCK_ROWS, *others, 0))
+    if not blocks:
+        return plan
+    windows = _windows(np.asarray(plan.levels[plan.chain[0]]), blocks, largest)
+    if windows.width <= _NARROW * largest:
+        return replace(plan, blocks=blocks, windows=windows)
+    return replace(plan, blocks=_count_blocks(plan, max(_BLOCK_ROWS, largest)))
+
+
+def _count_blocks(plan: Plan, most: int) -> int:
+    """The fewest blocks of one size with at most so many rows, 0 where that is one or none."""
+    n = len(plan.levels[0])
+    if n <= most:
+        return 0
     fewest = -(-n // most)
-    blocks = next((b for b in range(fewest, 4 * fewest) if n % b == 0), 0)
-    return replace(plan, blocks=blocks)
+    return next((b for b in range(fewest, 4 * fewest) if n % b == 0), 0)
+
+
+def _windows(levels: np.ndarray, blocks: int, n_levels: int) -> Window:
+    """The range of levels of each block of rows, all as wide as the widest, filled up to a bucket.
+
+    levels: of the rows (n,).
+    """
+    of_block = levels.reshape((blocks, -1))
+    first, last = of_block.min(axis=1), of_block.max(axis=1)
+    width = min(bucket(int(np.max(last - first)) + 1), n_levels)
+    return Window(np.minimum(first, n_levels - width).astype(INDEX), width)
 
 
 def in_smaller_blocks(plan: Plan, most: int) -> Plan:
     """The plan with its blocks halved until they hold at most so many rows, or an odd number."""
-    blocks = plan.blocks
-    while blocks and (size := len(plan.levels[0]) // blocks) > most and size % 2 == 0:
-        blocks *= 2
-    return replace(plan, blocks=blocks)
+    while plan.blocks and (size := len(plan.levels[0]) // plan.blocks) > most and size % 2 == 0:
+        windows = plan.windows
+        if windows is not None:
+            windows = replace(windows, first=windows.first.repeat(2))
+        plan = replace(plan, blocks=2 * plan.blocks, windows=windows)
+    return plan
 
 
 def _is_formed(

@@ -183,11 +183,9 @@ def make_problem(
         crossing,
     )
     counted = design.weights > 0
-    first = np.argmax(counted)
     return Problem(
-        # a row of weight 0 may hold what the family cannot have; a derivative would be lost in it
-        y=np.where(counted, design.y, design.y[first]),
-        trials=np.where(counted, design.trials, design.trials[first]),
+        y=_of_rows_that_count(design.y, counted),
+        trials=_of_rows_that_count(design.trials, counted),
         weights=design.weights,
         offset=design.offset,
         X=design.X,
@@ -199,6 +197,17 @@ def make_problem(
         information=information,
         phi_matrices=matrices_of(family, design.parts),
     )
+
+
+def _of_rows_that_count(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Values (n,) where each row that does not count has that of the first row that does.
+
+    Its own may be one that the family cannot have: a derivative would be lost in it.
+    """
+    first = values[np.argmax(counted)]
+    if np.all(values[~counted] == first):
+        return values
+    return np.where(counted, values, first)
 
 
 def check_information(family: Family, information: str) -> None:

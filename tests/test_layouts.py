@@ -221,13 +221,13 @@ def test_a_factor_that_serves_for_several_steps_leads_to_the_same_modes(
     near_by = tuple(part + 1e-3 * rng.normal(size=part.shape) for part in expected)
     far = tuple(rng.normal(size=part.shape) * 40.0 for part in nowhere)
     beyond = tuple(np.full(part.shape, 1e300) for part in nowhere)
-    for start in (nowhere, near_by, far, beyond, expected):
+    for start in (nowhere, near_by, far, beyond):
         u, gain, rounds = find(start)
         assert gain < 1e-12
         assert rounds < 60
         for own, part in zip(u, expected, strict=True):
             near(own, part, "modes")
-    assert rounds == 1  # at the modes themselves
+    assert find(expected)[2] == 1
 
     def coarse(part):
         return np.asarray(part, np.float32) if part.dtype == np.float64 else part

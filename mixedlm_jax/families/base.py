@@ -369,10 +369,19 @@ def require(ok: np.ndarray, y: np.ndarray, family: str, expected: str, hint: str
         )
 
 
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Which of some numbers that are not negative are whole, but for rounding."""
+    nearest = np.rint(values)
+    exact = nearest == values
+    if exact.all():
+        return exact
+    return np.abs(values - nearest) <= 1e-6 * np.maximum(values, 1.0)
+
+
 def require_counts(y: np.ndarray, family: str) -> None:
     """Raise `DataError` unless every y is 0, 1, 2, ..."""
     require(y >= 0, y, family, "counts that are not negative", "check the response")
-    whole = np.abs(y - np.round(y)) <= 1e-6 * np.maximum(y, 1.0)
+    whole = _whole(y)
     hint = "model a rate as a count with `offset=` the log of the exposure"
     require(whole, y, family, "whole counts", hint)
 
@@ -406,10 +415,8 @@ def require_successes(y: np.ndarray, trials: np.ndarray, family: str) -> None:
         "no more successes than trials",
         "write `successes / trials ~ ...`, or code a two-valued response as 0 and 1",
     )
-    whole = np.abs(y - np.round(y)) <= 1e-6 * np.maximum(y, 1.0)
-    whole &= np.abs(trials - np.round(trials)) <= 1e-6 * np.maximum(trials, 1.0)
     require(
-        whole,
+        _whole(y) & _whole(trials),
         y,
         family,
         "whole numbers of successes and trials",
