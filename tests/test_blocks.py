@@ -61,6 +61,40 @@ def test_blocks_add_up_to_all_rows(family, link, name, information, rng):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-9), whole, parts)
 
 
+@pytest.mark.parametrize(
+    ("family", "link", "name"),
+    [("binomial", "logit", "nested"), ("student_t", "identity", "slope")],
+)
+def test_blocks_with_windows_add_up_to_all_rows(family, link, name, monkeypatch, rng):
+    """Rows in the order of their levels: a block sees a few of them, never those of others."""
+    model = layouts.draw(family, link, LAYOUTS[name], rng, weights="prior", offset=True)
+    finest = model.design.factors[0]
+    rows = np.argsort(finest.levels // 2, kind="stable")  # pairs of levels are mixed
+    arrays = ("y", "trials", "weights", "offset", "X")
+    model = model.with_design(
+        factors=tuple(
+            replace(f, levels=f.levels[rows], Z=f.Z[:, rows]) for f in model.design.factors
+        ),
+        **{array: getattr(model.design, array)[rows] for array in arrays},
+    )
+    monkeypatch.setattr(plan, "_BLOCK_ROWS", 18)
+    in_windows = model.problem.replace(plan=in_blocks(model.problem.plan))
+    windows = in_windows.plan.windows
+    assert in_windows.plan.blocks == 4
+    assert windows.width <= finest.n_levels // 2
+    assert np.all(windows.first + windows.width <= finest.n_levels)
+    smaller = in_windows.replace(plan=in_smaller_blocks(in_windows.plan, 9))
+    assert smaller.plan.blocks == 8
+
+    params = layouts.as_jax(model.params)
+    whole = everything(model.problem, params)
+    for problem in (in_windows, smaller):
+        parts = everything(problem, params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-9), whole, parts
+        )
+
+
 def test_a_hessian_that_is_not_definite_is_replaced_in_blocks_too(rng):
     """Far from the modes a t has rows of negative weight, which the search must do without."""
     model = layouts.draw("student_t", "identity", LAYOUTS["slope"], rng)
@@ -98,14 +132,33 @@ def test_padded_rows_have_blocks_of_a_good_size(n):
 def test_who_has_no_blocks():
     assert in_blocks(with_rows(2**18)).blocks == 0
     assert in_blocks(with_rows(262_147)).blocks == 0, "a prime number"
-    assert in_blocks(with_rows(2**19, 2**19)).blocks == 0, "a block has as many rows as levels"
+    mixed = np.random.default_rng(0).permutation(2**19)
+    assert in_blocks(make_plan([mixed], [2**19], [1])).blocks == 0, "more levels than rows"
     crossed = [np.arange(2**19) % 8, np.arange(2**19) // 8 % 6]
     assert in_blocks(make_plan(crossed, [8, 6], [1, 1])).blocks == 0
+
+
+def test_which_blocks_have_windows(rng):
+    levels = np.arange(2**19) // 4
+    ordered = in_blocks(make_plan([levels], [2**17], [1]))
+    assert ordered.blocks == 2
+    assert ordered.windows is not None
+    assert ordered.windows.width == 2**16
+    np.testing.assert_array_equal(ordered.windows.first, [0, 2**16])
+    assert in_blocks(make_plan([rng.permutation(levels)], [2**17], [1])).windows is None
+    # the last of a range that is filled up to a bucket stays within the levels
+    uneven = in_blocks(make_plan([np.sort(rng.integers(1_000, size=2**20))], [1_000], [1]))
+    assert uneven.windows is not None
+    assert uneven.windows.first[-1] + uneven.windows.width == 1_000
+    of_block = np.sort(uneven.levels[0]).reshape((uneven.blocks, -1))
+    assert np.all(of_block.min(axis=1) >= uneven.windows.first)
+    assert np.all(of_block.max(axis=1) < uneven.windows.first + uneven.windows.width)
 
 
 def test_blocks_are_halved_until_they_are_small():
     plan = in_blocks(with_rows(2**20))
     assert plan.blocks == 4
+    assert plan.windows is None
     assert in_smaller_blocks(plan, 2**18).blocks == 4
     assert in_smaller_blocks(plan, 40_000).blocks == 32
     assert in_smaller_blocks(replace(plan, blocks=2**18), 1).blocks == 2**20
