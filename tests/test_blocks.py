@@ -80,6 +80,7 @@ def test_blocks_with_windows_add_up_to_all_rows(family, link, name, monkeypatch,
     monkeypatch.setattr(plan, "_BLOCK_ROWS", 18)
     in_windows = model.problem.replace(plan=in_blocks(model.problem.plan))
     windows = in_windows.plan.windows
+    assert windows is not None
     assert in_windows.plan.blocks == 4
     assert windows.width <= finest.n_levels // 2
     assert np.all(windows.first + windows.width <= finest.n_levels)
