@@ -44,10 +44,10 @@ from mixedlm_jax.problem import (
 # Newton converges quadratically: a step that is to gain less leaves an error of about this size.
 # In single precision both this and the slack are what `precise` makes of them.
 MODE_TOLERANCE = 1e-12
-# With a factor of H from elsewhere convergence is linear: a step is to gain less than this share of
-# the one before, or the factor is made anew.
+# With the Hessian of another point convergence is linear: a step that is to gain less than this,
+# and less than a hundredth of what the one before was, leaves next to nothing.
+_CHORD_TOLERANCE = 1e-18
 _CHORD_DECREASE = 1e-2
-CHORD_TOLERANCE = 1e-18
 # Columns of S from which on a factor of H serves for several steps.
 _MANY_COLUMNS = 256
 _MAX_ROUNDS = 200
@@ -172,12 +172,7 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
         step = solve(plan, factor, downhill, rough=True)
         return step, 0.5 * dot(downhill, step), sound
 
-    origin = jax.tree.map(jnp.zeros_like, u0)
-    if not _keeps_factor(problem):
-        return _newton(evaluate, direction, u0, origin)[:3]
-
-    def with_one_factor(state):
-        start, _, rounds, _ = state
+    def chords(start):
         factor = factor_at(problem, params, start)
 
         def chord(u, found):
@@ -185,27 +180,44 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
             step = solve(plan, factor, downhill)
             return step, 0.5 * dot(downhill, step), jnp.array(True)
 
-        u, gain, more, found = _newton(evaluate, chord, start, origin, chord=True)
-        return u, gain, rounds + more, found
+        return chord
+
+    origin = jax.tree.map(jnp.zeros_like, u0)
+    if _keeps_factor(problem):
+        return _by_chords(evaluate, chords, u0, origin)[:3]
+    return _newton(evaluate, direction, u0, origin)[:3]
+
+
+def _keeps_factor(problem: Problem) -> bool:
+    """Whether modes are found with one factor of H for several steps (`_by_chords`).
+
+    Where S is large a factor takes longer than many evaluations of the rows. Where the family is
+    log-concave H is positive definite everywhere: there is nothing to find out about it.
+    """
+    plan = problem.plan
+    formed = bool(plan.kept) and plan.unformed is None
+    return formed and plan.n_columns >= _MANY_COLUMNS and problem.family.log_concave
+
+
+def _by_chords(evaluate, chords, start, refuge):
+    """`_newton`, with one Hessian for several steps: the chord method.
+
+    `chords(point)` makes the Hessian at a point, and a `direction` of `_newton` with it. It is made
+    anew where a step leaves more than `_CHORD_DECREASE` of its gain to the next.
+    """
+
+    def with_one_hessian(state):
+        start, _, rounds, _ = state
+        point, gain, more, found = _newton(evaluate, chords(start), start, refuge, chord=True)
+        return point, gain, rounds + more, found
 
     def unfinished(state):
         _, _, rounds, found = state
         return ~found & (rounds < _MAX_ROUNDS)
 
-    unknown = jnp.full((), jnp.inf, u0[0].dtype)
-    state = (u0, unknown, jnp.zeros((), int), jnp.array(False))
-    return jax.lax.while_loop(unfinished, with_one_factor, state)[:3]
-
-
-def _keeps_factor(problem: Problem) -> bool:
-    """Whether modes are found with one factor of H for several steps, the chord method.
-
-    Where S is large a factor takes longer than many evaluations of the rows. H is positive definite
-    everywhere where the family is log-concave: there is nothing to find out about it.
-    """
-    plan = problem.plan
-    formed = bool(plan.kept) and plan.unformed is None
-    return formed and plan.n_columns >= _MANY_COLUMNS and problem.family.log_concave
+    unknown = jnp.full((), jnp.inf, jax.tree.leaves(start)[0].dtype)
+    first = (start, unknown, jnp.zeros((), int), jnp.array(False))
+    return jax.lax.while_loop(unfinished, with_one_hessian, first)
 
 
 def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE, chord=False):
@@ -216,9 +228,9 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE, chord=
     less than `tolerance` is the last: it is taken and its end not looked at. A start whose
     objective is not finite is exchanged for `refuge`; so is, once, a stationary point whose Hessian
     is not positive definite (a saddle between two modes).
-    chord: the steps are made with the Hessian at the start. Those after the first are to gain less
-    than `CHORD_TOLERANCE`, and where one leaves too much to the next the iteration ends without
-    having found the point.
+    chord: all directions have the Hessian at the start. The last step is to gain less than
+    `_CHORD_TOLERANCE` unless it is the first, and the iteration ends, too, where a step leaves much
+    of its gain to the next.
     Returns the point, that gain (inf: not reached), the rounds spent, and whether it was found.
     """
     unknown = jnp.full((), jnp.inf, jax.tree.leaves(start)[0].dtype)
@@ -254,7 +266,7 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE, chord=
         if not chord:
             return state.gain < tolerance
         # the first direction is Newton's own
-        return state.gain < jnp.where(state.rounds == 1, tolerance, CHORD_TOLERANCE)
+        return state.gain < jnp.where(state.rounds == 1, tolerance, _CHORD_TOLERANCE)
 
     def unfinished(state: _State) -> Array:
         moving = (state.length > 0.5**_MAX_HALVINGS) & (state.rounds < _MAX_ROUNDS)
