@@ -52,24 +52,13 @@ def everything(problem, params):
         ("gamma", "log", "slope", "observed"),
     ],
 )
-def test_blocks_add_up_to_all_rows(family, link, name, information, rng):
+def test_blocks_add_up_to_all_rows(family, link, name, information, monkeypatch, rng):
+    """With and without windows: rows in the order of their levels, but that pairs are mixed."""
     model = layouts.draw(
         family, link, LAYOUTS[name], rng, weights="prior", offset=True, information=information
     )
-    params = layouts.as_jax(model.params)
-    whole, parts = (everything(p, params) for p in (model.problem, blocked(model.problem)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-9), whole, parts)
-
-
-@pytest.mark.parametrize(
-    ("family", "link", "name"),
-    [("binomial", "logit", "nested"), ("student_t", "identity", "slope")],
-)
-def test_blocks_with_windows_add_up_to_all_rows(family, link, name, monkeypatch, rng):
-    """Rows in the order of their levels: a block sees a few of them, never those of others."""
-    model = layouts.draw(family, link, LAYOUTS[name], rng, weights="prior", offset=True)
     finest = model.design.factors[0]
-    rows = np.argsort(finest.levels // 2, kind="stable")  # pairs of levels are mixed
+    rows = np.argsort(finest.levels // 2, kind="stable")
     arrays = ("y", "trials", "weights", "offset", "X")
     model = model.with_design(
         factors=tuple(
@@ -77,20 +66,16 @@ def test_blocks_with_windows_add_up_to_all_rows(family, link, name, monkeypatch,
         ),
         **{array: getattr(model.design, array)[rows] for array in arrays},
     )
+    problem, params = model.problem.replace(information=information), layouts.as_jax(model.params)
     monkeypatch.setattr(plan, "_BLOCK_ROWS", 18)
-    in_windows = model.problem.replace(plan=in_blocks(model.problem.plan))
+    in_windows = problem.replace(plan=in_blocks(problem.plan))
+    assert in_windows.plan.blocks == 4
     windows = in_windows.plan.windows
     assert windows is not None
-    assert in_windows.plan.blocks == 4
     assert windows.width <= finest.n_levels // 2
-    assert np.all(windows.first + windows.width <= finest.n_levels)
-    smaller = in_windows.replace(plan=in_smaller_blocks(in_windows.plan, 9))
-    assert smaller.plan.blocks == 8
-
-    params = layouts.as_jax(model.params)
-    whole = everything(model.problem, params)
-    for problem in (in_windows, smaller):
-        parts = everything(problem, params)
+    whole = everything(problem, params)
+    for blocks in (blocked(problem), in_windows):
+        parts = everything(blocks, params)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-9), whole, parts
         )
@@ -157,9 +142,15 @@ def test_which_blocks_have_windows(rng):
 
 
 def test_blocks_are_halved_until_they_are_small():
-    plan = in_blocks(with_rows(2**20))
+    plan = in_blocks(with_rows(2**20, 2**16))
     assert plan.blocks == 4
     assert plan.windows is None
+    ordered = in_blocks(make_plan([np.arange(2**20) // 16], [2**16], [1]))
+    windows = in_smaller_blocks(ordered, 2**17).windows
+    assert windows is not None
+    assert ordered.windows is not None
+    assert windows.width == ordered.windows.width
+    np.testing.assert_array_equal(windows.first, np.repeat(ordered.windows.first, 2))
     assert in_smaller_blocks(plan, 2**18).blocks == 4
     assert in_smaller_blocks(plan, 40_000).blocks == 32
     assert in_smaller_blocks(replace(plan, blocks=2**18), 1).blocks == 2**20
