@@ -71,7 +71,7 @@ class DenseCorner(NamedTuple):
         return DenseCorner(jnp.block(rows))
 
     def trace_terms(self, plan: Plan, other: DenseCorner) -> dict[tuple[int, int], Array]:
-        """The corner's part of `elimination.trace_terms`."""
+        """The corner's part of `traces.trace_terms`."""
         terms = {}
         for s in plan.kept:
             for t in plan.kept:

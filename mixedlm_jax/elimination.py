@@ -21,7 +21,6 @@ of its part of S belongs to effect j of level l.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,7 +36,6 @@ from mixedlm_jax.small import (
     cross,
     gram,
     inverse_from_root,
-    moved_along,
     plus_identity,
     small_cholesky,
     solve_lower,
@@ -160,47 +158,11 @@ def penalised_products(products: Blocks) -> Blocks:
     )
 
 
-def congruence(plan: Plan, factors: Sequence[Array], matrix: Blocks) -> Blocks:
-    """Lambda' M Lambda on the pattern of M, with a factor (k, k) of Lambda for all levels of each.
-
-    factors: per grouping factor. S is formed.
-    """
-    diagonal, coupling, border = [], [], []
-    for c, f, stage in plan.steps:
-        own = factors[f]
-        diagonal.append(_congruent(own, matrix.diagonal[c], own))
-        later = zip(matrix.coupling[c], plan.chain[c + 1 :], strict=True)
-        coupling.append(tuple(_congruent(own, block, factors[g]) for block, g in later))
-        edge, entries = stage.border, matrix.border[c]
-        border.append(
-            None if edge is None else _congruent_border(plan, edge, own, factors, entries)
-        )
-    corner = None
-    if matrix.corner is not None:
-        corner = matrix.corner.congruence(plan, factors)  # type: ignore[union-attr]
-    return Blocks(tuple(diagonal), tuple(coupling), tuple(border), corner)
-
-
-def _congruent(left: Array, blocks: Array, right: Array) -> Array:
-    """left' B right for each of the blocks (k, l, m)."""
-    half = jnp.sum(left[:, :, None, None] * blocks[:, None, :, :], axis=0)
-    return jnp.sum(half[:, :, None, :] * right[None, :, :, None], axis=1)
-
-
-def _border_of(plan: Plan, edge: Any, s: int, entries: Array) -> Array:
+def border_of(plan: Plan, edge: Any, s: int, entries: Array) -> Array:
     """The entries of a border that belong to kept factor s, as blocks (k, k_s, pairs)."""
     i, k = plan.kept.index(s), plan.n_effects[s]
     base, m = edge.base[i], edge.n_pairs[i]
     return entries[:, base : base + k * m].reshape((-1, k, m))
-
-
-def _congruent_border(
-    plan: Plan, edge: Any, own: Array, factors: Sequence[Array], entries: Array
-) -> Array:
-    parts = [
-        _congruent(own, _border_of(plan, edge, s, entries), factors[s]) for s in plan.kept
-    ]
-    return jnp.concatenate([part.reshape((len(part), -1)) for part in parts], axis=1)
 
 
 def _assemble_border(plan: Plan, border: Any, weighted: Array, z: Rows) -> Array:
@@ -255,11 +217,12 @@ def is_definite(factor: Factorization) -> Array:
 
 def log_determinant(factor: Factorization) -> Array:
     """log|H|; of an S that is not formed by the plan's probes."""
-    chain = _chain_log_determinant(factor)
+    chain = chain_log_determinant(factor)
     return chain if factor.corner is None else chain + factor.corner.log_determinant()
 
 
-def _chain_log_determinant(factor: Factorization) -> Array:
+def chain_log_determinant(factor: Factorization) -> Array:
+    """log|D|: what the eliminated factors have of log|H| = log|D| + log|S|."""
     roots = [root[i, i] for root in factor.diagonal for i in range(root.shape[0])]
     parts = [2.0 * jnp.sum(jnp.log(root)) for root in roots]
     return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
@@ -327,7 +290,7 @@ def _estimated_determinant(
     def linearised(matrix: Blocks) -> tuple[Array, Array]:
         varied = factorize(plan, matrix)
         part, value = varied.corner.linearised(corner, found)  # type: ignore[union-attr]
-        chain = _chain_log_determinant(varied)
+        chain = chain_log_determinant(varied)
         return chain + part, chain + value
 
     slope, value = jax.grad(linearised, has_aux=True)(factor.matrix)
@@ -424,7 +387,7 @@ def row_products(plan: Plan, inv: Blocks, z: Rows) -> Rows:
             continue
         edge = stage.border
         for s, pair in zip(plan.kept, edge.row_pair, strict=True):
-            block = _border_of(plan, edge, s, inv.border[c])[:, :, pair]
+            block = border_of(plan, edge, s, inv.border[c])[:, :, pair]
             v[f] += apply(block, z[s])
             v[s] += apply(jnp.swapaxes(block, 0, 1), z[f])
     if inv.corner is not None:
@@ -477,61 +440,3 @@ def whitened_rows(plan: Plan, factor: Factorization, z: Rows, rows: Array) -> tu
 def leverages(z: Rows, v: Rows) -> Array:
     """h_i = z_i . v_i (n,)."""
     return row_dot(z, v)
-
-
-def log_determinant_curvature(
-    plan: Plan, matrix: Blocks, corner: Any, tangents: Blocks
-) -> Array:
-    """-tr(M^-1 T_a M^-1 T_b) (d, d): second derivative of log|M| along tangents of M. S is formed.
-
-    corner: that of M^-1, S^-1, None where nothing crosses. tangents: d of them, on a first axis of
-    all arrays.
-
-    The chain eliminated, log|M| = log|D| + log|S|. Of the second derivative of log|S| one part,
-    tr(S^-1 d2S), comes with S^-1 held fixed, the other is -tr(S^-1 dS_a S^-1 dS_b).
-    """
-    d = len(jax.tree.leaves(tangents)[0])
-    still = jnp.zeros(d, matrix.diagonal[0].dtype)
-
-    def eliminated(step: Array) -> tuple[Array, Any]:
-        """log|D| + tr(S^-1 S), that S^-1 fixed, and S, for M moved along its tangents."""
-        factor: Any = factorize(plan, moved_along(matrix, step, tangents))
-        value = _chain_log_determinant(factor)
-        if corner is None:
-            return value, ()
-        return value + jnp.sum(corner.matrix * factor.corner.schur), factor.corner.schur
-
-    def along(direction: Array) -> Any:
-        return jax.jvp(jax.grad(eliminated, has_aux=True), (still,), (direction,))[1]
-
-    curvature, schur = jax.vmap(along)(jnp.eye(d, dtype=still.dtype))
-    if corner is None:
-        return curvature
-    turns = corner.matrix @ schur
-    return curvature - jnp.einsum("aij,bji->ab", turns, turns)
-
-
-def trace_terms(plan: Plan, a: Blocks, b: Blocks) -> dict[tuple[int, int], Array]:
-    """tr(A Lambda' B Lambda) as a quadratic form in Lambda: a part for two factors f and g.
-
-    Part T (k_f, k_f, k_g, k_g) adds sum T_abcd Lambda_f,ab Lambda_g,cd. What is off the diagonal
-    stands here once and counts twice, but in the corner, where both (s, t) and (t, s) stand. S must
-    be formed.
-    """
-    terms = {}
-    for c, f, stage in plan.steps:
-        terms[f, f] = _over_levels(a.diagonal[c], b.diagonal[c])
-        for i, g in enumerate(plan.chain[c + 1 :]):
-            terms[f, g] = 2.0 * _over_levels(a.coupling[c][i], b.coupling[c][i])
-        edge = stage.border
-        for s in plan.kept if edge is not None else ():
-            blocks = (_border_of(plan, edge, s, part.border[c]) for part in (a, b))
-            terms[f, s] = 2.0 * _over_levels(*blocks)
-    if a.corner is not None:
-        terms |= a.corner.trace_terms(plan, b.corner)  # type: ignore[union-attr,arg-type]
-    return terms
-
-
-def _over_levels(a: Array, b: Array) -> Array:
-    """Sums of a_bd,m b_ac,m over the last axis, at a, b, c, d."""
-    return jnp.einsum("bdm,acm->abcd", a, b)

@@ -27,14 +27,11 @@ from mixedlm_jax.elimination import (
     Blocks,
     Effects,
     adjoint,
-    congruence,
     effects_of_rows,
     leverages,
-    log_determinant_curvature,
     products_of_rows,
     row_dot,
     row_products,
-    trace_terms,
 )
 from mixedlm_jax.likelihood import adjoints
 from mixedlm_jax.modes import implicit_solve
@@ -48,6 +45,7 @@ from mixedlm_jax.problem import (
     row_terms,
 )
 from mixedlm_jax.small import moved_along
+from mixedlm_jax.traces import congruence, log_determinant_curvature, trace_terms
 
 
 def laplace_hessian(params: Params, problem: Problem, u0: Effects) -> Array:

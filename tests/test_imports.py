@@ -67,6 +67,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "corner",
         "unformed",
         "elimination",
+        "traces",
         "problem",
         "blocks",
         "priors",
