@@ -14,7 +14,7 @@ Array: TypeAlias = Any
 _ALIGNMENT = 64
 
 
-def placeable(shape: Sequence[int], dtype: Any) -> np.ndarray:
+def aligned_empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
     """An empty NumPy array that `jax.device_put` on a processor does not copy.
 
     It must not be written to once it is placed.

@@ -4,7 +4,8 @@ What the modes, the gradient and the Hessian of Laplace's approximation need of 
 of the log-density, of the entries of H, of the effects that the scores pull at. A block's rows fit
 into the processor's cache and its intermediate arrays into memory that is at hand already, where
 those of all rows would each be written to memory and read back. `Plan.blocks` says in how many
-blocks the rows are taken; `laplace` itself and quadrature take all of them at once.
+blocks the rows are taken; `laplace` itself and quadrature take all of them at once. Where the rows
+stand in the order of the levels of the largest factor, a block knows only a window of these levels.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def over_blocks(
 
     of_block: a function of a block's problem and of its part of `rows`, a pytree of arrays
     (..., n). It returns two pytrees: arrays that are summed over the blocks, and arrays (..., rows
-    of the block) that are put together to arrays (..., n). Either may be empty.
+    of the block) that are put together to arrays (..., n). Either may be empty. It asks for levels
+    by `elimination.of_rows` and `of_levels` alone, which know of the window.
     problem: its plan is one of `plan.in_blocks` or has no blocks: in a block nothing crosses, and
     rows are in no rounds.
     """
@@ -44,7 +46,7 @@ def over_blocks(
         levels = [cut(of_row, 0) for of_row in plan.levels]
         if window is not None:
             levels[plan.chain[0]] -= window.first
-        own = replace(plan, levels=tuple(levels), blocks=0, windows=None, window=window)
+        own = replace(plan, levels=tuple(levels), blocks=0, block_windows=None, window=window)
         part = problem.with_rows(cut, own)
         return of_block(part, jax.tree.map(lambda values: cut(values, -1), rows))
 
@@ -53,9 +55,9 @@ def over_blocks(
         sums, kept = block(i, window)
         return jax.tree.map(lambda whole, part: _plus(whole, part, window), total, sums), kept
 
-    sums, _ = jax.eval_shape(lambda: block(jnp.zeros((), int), None))
+    sums, _ = jax.eval_shape(lambda: block(jnp.zeros((), int), None))  # as long as all levels
     nothing = jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), sums)
-    total, kept = jax.lax.scan(add, nothing, (jnp.arange(plan.blocks), plan.windows))
+    total, kept = jax.lax.scan(add, nothing, (jnp.arange(plan.blocks), plan.block_windows))
     return total, jax.tree.map(_joined, kept)
 
 

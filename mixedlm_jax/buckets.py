@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixedlm_jax.arrays import placeable
+from mixedlm_jax.arrays import aligned_empty
 from mixedlm_jax.design import Design, Factor
 
 # Up to these sizes a bucket is a power of two: there a fit's time is not in its arithmetic.
@@ -88,6 +88,7 @@ def row_order(design: Design) -> np.ndarray | None:
 def padded(design: Design, order: np.ndarray | None = None) -> Design:
     """The design filled up to buckets, with copies of its last rows that have weight 0.
 
+    Of the last, so that rows in the order of their levels stay so.
     order: `row_order` of the design (n,): which of its rows stands where. None: as they stand.
     """
     n, size = len(design.y), row_bucket(len(design.y))
@@ -96,7 +97,7 @@ def padded(design: Design, order: np.ndarray | None = None) -> Design:
     def take(values: np.ndarray, axis: int = -1) -> np.ndarray:
         shape = list(values.shape)
         shape[axis] = size
-        taken = placeable(shape, values.dtype)
+        taken = aligned_empty(shape, values.dtype)
         if row is None:
             return filled_rows(values, size, axis, taken)
         first = np.take(values, [0], axis)
@@ -174,7 +175,7 @@ def _laid_out(
     y, trials, weights = take(design.y), take(design.trials), take(design.weights)
     spare = ~used
     weights[spare] = 0.0
-    for values in (y, trials):
+    for values in (y, trials):  # `make_problem` would do it in further copies
         values[spare] = values[np.argmax(weights > 0)]
     return replace(
         design,

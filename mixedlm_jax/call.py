@@ -148,7 +148,7 @@ class Call:
         order = row_order(design)
         with single_blas_thread(), jax.enable_x64(True):
             fit = self._fit_padded(padded(design, order), control, start, verbose)
-            let_go()
+            let_go()  # of the padded arrays, which nobody holds any more
         fit = trimmed(fit, design, order)
         return with_dispersion(design, self.family, fit) if self.family.is_quasi else fit
 

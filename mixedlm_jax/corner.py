@@ -200,7 +200,7 @@ def _inverse_jvp(primals, tangents):
     return value, -(value @ tangents[0] @ value)
 
 
-# An inverse by halves: two thirds of the work of solving for the columns of an identity, all of it
+# An inverse by halves: two thirds of the work of solving for the columns of an identity, most of it
 # in products of matrices, which use every core.
 
 

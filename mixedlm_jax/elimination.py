@@ -103,7 +103,10 @@ def of_levels(plan: Plan, f: int, values: Array) -> Array:
 
 
 def _window(plan: Plan, f: int) -> Window | None:
-    """Of a factor's levels, if the plan is a block's that has one for it."""
+    """The window of a factor's levels, None where the plan is no block's with one for this factor.
+
+    That is the first of the chain, which without grouping factors is empty.
+    """
     return plan.window if f in plan.chain[:1] else None
 
 

@@ -3,13 +3,15 @@
     g(u; psi) = - sum_i log f(y_i | eta_i, phi) + u'u / 2,      u_hat = argmin_u g
     H = Lambda' Z' W Z Lambda + I,  W = diag(- d2 log f / d eta2)
 
-`conditional_modes` is found by Newton's method with step halving and differentiated by the implicit
+`conditional_modes` is found by Newton's method with step halving (by chords, with one factor of H
+for several steps, where that takes long to make) and differentiated by the implicit
 function theorem, du_hat = - H^-1 (d/dpsi grad_u g) dpsi, to any order: the iteration itself is
 never differentiated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -44,8 +46,9 @@ from mixedlm_jax.problem import (
 # Newton converges quadratically: a step that is to gain less leaves an error of about this size.
 # In single precision both this and the slack are what `precise` makes of them.
 MODE_TOLERANCE = 1e-12
-# With the Hessian of another point convergence is linear: a step that is to gain less than this,
-# and less than a hundredth of what the one before was, leaves next to nothing.
+# With the Hessian of another point convergence is linear: the last step must be smaller to leave as
+# little. In single precision gains of this size are rounding: there the steps end as slow ones, and
+# the first with a Hessian of its own point is the last.
 _CHORD_TOLERANCE = 1e-18
 _CHORD_DECREASE = 1e-2
 # Columns of S from which on a factor of H serves for several steps.
@@ -150,7 +153,7 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
     plan = problem.plan
     if not plan.n_effects:
         return u0, jnp.zeros(()), jnp.zeros((), int)
-    z = random_rows(problem, params)
+    z = random_rows(problem, params)  # of all rows: only `_definite_factor` may ask for it
     fixed = fixed_predictor(problem, params.beta)
 
     def evaluate(u):
@@ -184,8 +187,10 @@ def find_modes(params: Params, problem: Problem, u0: Effects) -> tuple[Effects, 
 
     origin = jax.tree.map(jnp.zeros_like, u0)
     if _keeps_factor(problem):
-        return _by_chords(evaluate, chords, u0, origin)[:3]
-    return _newton(evaluate, direction, u0, origin)[:3]
+        ended = _by_chords(evaluate, chords, u0, origin)
+    else:
+        ended = _newton(evaluate, direction, u0, origin)
+    return ended.point, ended.gain, ended.rounds
 
 
 def _keeps_factor(problem: Problem) -> bool:
@@ -199,28 +204,48 @@ def _keeps_factor(problem: Problem) -> bool:
     return formed and plan.n_columns >= _MANY_COLUMNS and problem.family.log_concave
 
 
-def _by_chords(evaluate, chords, start, refuge):
+class _Ended(NamedTuple):
+    """How a search for modes ended."""
+
+    point: Any
+    gain: Array  # predicted, of the last step
+    rounds: Array
+    slow: Array  # whether for want of a Hessian of its own point
+
+
+def _by_chords(evaluate: Callable, chords: Callable, start: Any, refuge: Any) -> _Ended:
     """`_newton`, with one Hessian for several steps: the chord method.
 
     `chords(point)` makes the Hessian at a point, and a `direction` of `_newton` with it. It is made
     anew where a step leaves more than `_CHORD_DECREASE` of its gain to the next.
     """
 
-    def with_one_hessian(state):
-        start, _, rounds, _ = state
-        point, gain, more, found = _newton(evaluate, chords(start), start, refuge, chord=True)
-        return point, gain, rounds + more, found
+    def with_one_hessian(state: _Ended) -> _Ended:
+        ended = _newton(evaluate, chords(state.point), state.point, refuge, chord=True)
+        return ended._replace(rounds=state.rounds + ended.rounds)
 
-    def unfinished(state):
-        _, _, rounds, found = state
-        return ~found & (rounds < _MAX_ROUNDS)
+    def unfinished(state: _Ended) -> Array:
+        return state.slow & (state.rounds < _MAX_ROUNDS)
 
+    # a Hessian of a start that is left at once would be of no use
+    objective, _ = evaluate(start)
+    start = jax.tree.map(
+        lambda own, other: jnp.where(jnp.isfinite(objective), own, other), start, refuge
+    )
     unknown = jnp.full((), jnp.inf, jax.tree.leaves(start)[0].dtype)
-    first = (start, unknown, jnp.zeros((), int), jnp.array(False))
+    first = _Ended(start, unknown, jnp.zeros((), int), jnp.array(True))
     return jax.lax.while_loop(unfinished, with_one_hessian, first)
 
 
-def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE, chord=False):
+def _newton(
+    evaluate: Callable,
+    direction: Callable,
+    start: Any,
+    refuge: Any,
+    tolerance: float = MODE_TOLERANCE,
+    *,
+    chord: bool = False,
+) -> _Ended:
     """Newton's method on a pytree: one evaluation a round, steps halved until the objective falls.
 
     `evaluate(point)` gives the objective and what `direction(point, found)` needs for the step, its
@@ -229,9 +254,8 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE, chord=
     objective is not finite is exchanged for `refuge`; so is, once, a stationary point whose Hessian
     is not positive definite (a saddle between two modes).
     chord: all directions have the Hessian at the start. The last step is to gain less than
-    `_CHORD_TOLERANCE` unless it is the first, and the iteration ends, too, where a step leaves much
-    of its gain to the next.
-    Returns the point, that gain (inf: not reached), the rounds spent, and whether it was found.
+    `_CHORD_TOLERANCE` unless it is the first, which is Newton's own, and the iteration ends, too,
+    where a step leaves much of its gain to the next.
     """
     unknown = jnp.full((), jnp.inf, jax.tree.leaves(start)[0].dtype)
     tolerance, rounding = (precise(size, unknown.dtype) for size in (tolerance, _SLACK))
@@ -265,7 +289,6 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE, chord=
     def reached(state: _State) -> Array:
         if not chord:
             return state.gain < tolerance
-        # the first direction is Newton's own
         return state.gain < jnp.where(state.rounds == 1, tolerance, _CHORD_TOLERANCE)
 
     def unfinished(state: _State) -> Array:
@@ -285,7 +308,7 @@ def _newton(evaluate, direction, start, refuge, tolerance=MODE_TOLERANCE, chord=
     last = jax.lax.while_loop(unfinished, advance, first)
     found = reached(last)
     point = jax.tree.map(lambda own, part: jnp.where(found, own + part, own), last.point, last.step)
-    return point, last.gain, last.rounds, found
+    return _Ended(point, last.gain, last.rounds, last.slow & ~found)
 
 
 class JointModes(NamedTuple):
@@ -430,7 +453,8 @@ def find_joint_modes(
         return step, gain, jnp.array(True)
 
     origin = start._replace(u=jax.tree.map(jnp.zeros_like, start.u))
-    return _newton(evaluate, direction, start, origin, tolerance)[:3]
+    ended = _newton(evaluate, direction, start, origin, tolerance)
+    return ended.point, ended.gain, ended.rounds
 
 
 def _definite_factor(

@@ -57,8 +57,8 @@ def shard_rows(problem: _Some, devices: Sequence[jax.Device] | None = None) -> _
 
 
 def let_go() -> None:
-    """Have the memory freed that JAX had from NumPy (`arrays.placeable`) for arrays that are gone.
+    """Have memory freed that JAX had from NumPy, of arrays that are gone (`arrays.aligned_empty`).
 
-    JAX itself does that with its next transfer.
+    JAX itself does that with its next transfer, which may be that of the next fit.
     """
     jax.device_put(np.zeros(1))

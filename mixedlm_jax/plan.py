@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mixedlm_jax.arrays import Array, placeable
+from mixedlm_jax.arrays import Array, aligned_empty
 from mixedlm_jax.buckets import bucket
 from mixedlm_jax.pattern import (
     INDEX,
@@ -30,15 +30,15 @@ from mixedlm_jax.pattern import (
 # A scattered product of two entries costs about this many multiply-adds of a dense matrix product.
 _SCATTER_COST = 80
 # What a formed S costs an evaluation: its Cholesky factor and its inverse, in multiply-adds a q^3.
-_DENSE_WORK = 2.3
+_DENSE_WORK = 1.3
 # What one that is not formed costs a probe: products with S, as many as Lanczos' process has steps
 # and its derivative terms.
 _PRODUCTS_PER_PROBE = 16
 
 # Rows of a block are at most so many, whose arrays stay in the cache, or the number of levels where
-# that is more: their sums are added up block by block.
+# that is more: sums by level are added up block by block, all of them but those of a window.
 _BLOCK_ROWS = 2**18
-# A block's rows have few of a factor's levels where these are no more than this share of them.
+# A window pays where it holds at most this share of the levels.
 _NARROW = 0.5
 
 _static = {"static": True}
@@ -110,8 +110,8 @@ class Plan:
     # In how many blocks of one size sums over the rows are made (`blocks`), in the problem that a
     # fit is searched in; 0: all rows at once.
     blocks: int = field(default=0, metadata=_static)
-    windows: Window | None = None  # of the blocks, where rows stand in the order of their levels
-    # Of the block whose plan this is: the levels of its rows are counted from the window's first.
+    block_windows: Window | None = None  # where rows stand in the order of their levels
+    # That of the block whose plan this is: the levels of its rows are counted from its first.
     window: Window | None = None
 
     @property
@@ -157,7 +157,7 @@ def make_plan(
     crossing: Crossing = DEFAULT_CROSSING,
 ) -> Plan:
     """Plan the elimination for rows with these levels (each (n,); a level may have no row)."""
-    rows = [_placed_index(level) for level in levels]
+    rows = [_index(level) for level in levels]
     chain, kept = elimination_order(rows, n_levels, n_effects)
     borders = [_list_border(f, kept, rows, n_levels, n_effects) for f in chain] if kept else []
     columns = sum(n_effects[s] * n_levels[s] for s in kept)
@@ -191,8 +191,8 @@ def make_plan(
     )
 
 
-def _placed_index(levels: np.ndarray) -> np.ndarray:
-    index = placeable(np.shape(levels), INDEX)
+def _index(levels: np.ndarray) -> np.ndarray:
+    index = aligned_empty(np.shape(levels), INDEX)
     index[...] = levels
     return index
 
@@ -212,22 +212,23 @@ def in_blocks(plan: Plan) -> Plan:
     """The plan whose rows are summed in blocks, if they are many and no factors cross (NumPy).
 
     In the fewest of one size that are small enough; in none if the number of rows has no such
-    divisor, which that of a `padded` design has.
+    divisor, which that of a `padded` design has. With windows where rows stand in the order of the
+    levels of the chain's first factor, roughly at least.
     """
     if not plan.chain or plan.kept:
         return plan
     largest, *others = (plan.n_levels[f] for f in plan.chain)
-    blocks = _count_blocks(plan, max(_BLOCK_ROWS, *others, 0))
+    blocks = _count_blocks(plan, max([_BLOCK_ROWS, *others]))
     if not blocks:
         return plan
     windows = _windows(np.asarray(plan.levels[plan.chain[0]]), blocks, largest)
     if windows.width <= _NARROW * largest:
-        return replace(plan, blocks=blocks, windows=windows)
+        return replace(plan, blocks=blocks, block_windows=windows)
     return replace(plan, blocks=_count_blocks(plan, max(_BLOCK_ROWS, largest)))
 
 
 def _count_blocks(plan: Plan, most: int) -> int:
-    """The fewest blocks of one size with at most so many rows, 0 where that is one or none."""
+    """The fewest blocks of one size with at most so many rows, 0 for one or if no size divides."""
     n = len(plan.levels[0])
     if n <= most:
         return 0
@@ -249,10 +250,10 @@ def _windows(levels: np.ndarray, blocks: int, n_levels: int) -> Window:
 def in_smaller_blocks(plan: Plan, most: int) -> Plan:
     """The plan with its blocks halved until they hold at most so many rows, or an odd number."""
     while plan.blocks and (size := len(plan.levels[0]) // plan.blocks) > most and size % 2 == 0:
-        windows = plan.windows
+        windows = plan.block_windows
         if windows is not None:
             windows = replace(windows, first=windows.first.repeat(2))
-        plan = replace(plan, blocks=2 * plan.blocks, windows=windows)
+        plan = replace(plan, blocks=2 * plan.blocks, block_windows=windows)
     return plan
 
 
