@@ -150,10 +150,10 @@ def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ranks (-1 for nan) and sorted distinct values; numbers of a narrow range are counted."""
     if len(values) and not np.isnan(values).any():
         low, high = values.min(), values.max()
-        if high - low < _MOST_COUNTED * len(values) and low.is_integer():
-            steps = values - low
-            codes = steps.astype(np.int64)
-            if np.array_equal(codes, steps):
+        if high - low < _MOST_COUNTED * len(values) and abs(low) < _MOST_DIGITS:
+            codes = values.astype(np.int64)
+            if np.array_equal(codes, values):
+                codes -= int(low)
                 found, ranks = distinct(codes, int(high - low) + 1)
                 return ranks, found + int(low)
     ranks, numbers = pd.factorize(values, sort=True)

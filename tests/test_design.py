@@ -21,6 +21,7 @@ from mixedlm_jax.families import Binomial, Gaussian, Poisson
 from mixedlm_jax.formula import parse
 from mixedlm_jax.identification import check_identified
 from mixedlm_jax.matrix import independent_columns
+from mixedlm_jax.table import Numeric
 
 R = json.loads((records.FOLDER / "model_matrices.json").read_text("utf-8"))
 """What R made of formulas; `reference/make_model_matrices.R` is the script."""
@@ -325,6 +326,23 @@ def test_level_labels(values: list[Any], labels: list[str], frame: pd.DataFrame)
     frame["s"] = values * 16
     _, found = design("y ~ x + (1 | s)", frame)
     assert list(found.levels[0]) == labels
+
+
+@pytest.mark.parametrize(
+    ("numbers", "levels"),
+    [
+        ([2.0, -3.0, 2.0, 5.0], ["-3", "2", "5"]),
+        ([-1.0, 0.0, 1e-17, 1.0], ["-1", "0", "1e-17", "1"]),
+        ([0.1 + 0.2 - 0.3, 1.0, 2.0, 3.0], ["5.55111512312578e-17", "1", "2", "3"]),
+        ([1e19, 1e19, 1e300, 1e300], ["1e+19", "1e+300"]),
+        ([1e300] * 4, ["1e+300"]),
+    ],
+)
+def test_numbers_as_levels(numbers: list[float], levels: list[str]) -> None:
+    values = np.array(numbers)
+    category = Numeric(values).as_category()
+    assert list(category.levels) == levels
+    np.testing.assert_array_equal(np.unique(values)[category.codes], values)
 
 
 def test_numbers_that_print_alike_are_one_level(frame: pd.DataFrame) -> None:

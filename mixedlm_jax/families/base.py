@@ -371,11 +371,11 @@ def require(ok: np.ndarray, y: np.ndarray, family: str, expected: str, hint: str
 
 def _whole(values: np.ndarray) -> np.ndarray:
     """Which of some numbers that are not negative are whole, but for rounding."""
-    nearest = np.rint(values)
-    exact = nearest == values
+    rest = values - np.rint(values)
+    exact = rest == 0.0
     if exact.all():
         return exact
-    return np.abs(values - nearest) <= 1e-6 * np.maximum(values, 1.0)
+    return np.abs(rest) <= 1e-6 * np.maximum(values, 1.0)
 
 
 def require_counts(y: np.ndarray, family: str) -> None:
